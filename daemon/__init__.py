@@ -1,0 +1,1 @@
+"""The service: HTTP and MQTT in front, models behind, one way in for both."""

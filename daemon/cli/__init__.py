@@ -1,0 +1,1 @@
+"""inferctl: one file per verb group."""

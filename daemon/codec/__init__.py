@@ -1,0 +1,1 @@
+"""Bytes on the wire to tensors and back, one file per wire format; pure."""

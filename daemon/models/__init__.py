@@ -1,0 +1,1 @@
+"""Models on disk, their versions, and the state each version is in."""

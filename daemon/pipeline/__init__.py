@@ -1,0 +1,1 @@
+"""Pictures and sounds to tensors, tensors to labels, boxes and masks; pure."""

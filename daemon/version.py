@@ -1,0 +1,3 @@
+"""The one version number of daemon, updater and package."""
+
+VERSION = "0.1.0"
