@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (dataclass fields are evaluated by tools)
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -186,8 +186,8 @@ class ModelReport:
         signatures: at least one. The first is the default: `serving_default` where the file has it.
         metadata: empty when the file carries none.
         stateful: it keeps variables between calls: one interpreter, never batched.
-        max_batch: largest number of rows per call for which a probe at load has shown that every row
-            equals its single run; 1 when batching is not proven. Holds for the default signature.
+        max_batch: largest number of rows per call for which a probe at load has shown that every
+            row equals its single run; 1 when batching is not proven. Holds for the default signature.
         memory_bytes: private memory of the worker after warm-up; 0 when unknown.
         load_s, warm_s: seconds for parse + allocate, and for the first invocation.
     """

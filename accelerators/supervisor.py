@@ -53,7 +53,7 @@ class WorkerPool:
         on_capacity: Callable[[], None],
         on_event: Callable[[WorkerEvent], None],
     ) -> None:
-        """Store only. `on_capacity` is called, on the loop, whenever `free_slots` may have grown."""
+        """Store only. `on_capacity` is called on the loop whenever `free_slots` may have grown."""
         raise NotImplementedError
 
     async def start(self) -> ModelReport:

@@ -1,4 +1,4 @@
-"""`model.toml`: what a model's file cannot say of itself. Pure: takes text, gives tables or problems.
+"""`model.toml`: what a model's file cannot say of itself. Pure: text in, tables or problems out.
 
 Every key may be absent: the metadata packed in the TFLite file speaks next, then shape and dtype,
 then the daemon's `[defaults]`.
