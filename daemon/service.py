@@ -2,57 +2,99 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import asyncio
+import functools
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from daemon.codec.validate import check_inputs
+from daemon.errors import (
+    BadTensor,
+    DeadlineExceeded,
+    Overloaded,
+    SignatureNotFound,
+    UnsupportedMedia,
+)
+from daemon.health import judge_readiness
+from daemon.pipeline.meaning import interpret
+from daemon.pipeline.media import MediaLimits, Placement, prepare
+from daemon.pipeline.profiles import InputKind, OutputKind
+from daemon.tensors import Meaning, Media, MediaBatch, PredictResult, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor
+    from types import TracebackType
 
-    from accelerators.base import ModelReport, SignatureSpec
+    from accelerators.base import Array, SignatureSpec
+    from daemon.dispatch import Answer
+    from daemon.metrics import Metrics
+    from daemon.models.registry import ModelRegistry
+    from daemon.models.served import ServedVersion, Target
     from daemon.models.status import ModelStatus, Readiness, VersionStatistics
-    from daemon.pipeline.profiles import ModelProfile
-    from daemon.tensors import PredictRequest, PredictResult
+    from daemon.tensors import PredictRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A model version that is held for a request: it is not stopped before it is let go.
+class Lease:
+    """Holds a version while a `with` block runs."""
 
-    Attributes:
-        signatures: by name, at least one; the first is the default.
-        timeout_s: the time a request may take when it names no deadline.
-    """
+    __slots__ = ("_served",)
 
-    model: str
-    version: int
-    report: ModelReport
-    profile: ModelProfile
-    signatures: Mapping[str, SignatureSpec]
-    timeout_s: float
+    def __init__(self, served: ServedVersion) -> None:
+        self._served = served
 
-    @property
-    def default_signature(self) -> SignatureSpec:
-        """The signature a request gets that names none."""
-        return next(iter(self.signatures.values()))
+    def __enter__(self) -> Target:
+        target = self._served.target
+        if target is None:
+            raise RuntimeError("only a version that was loaded can be held")
+        self._served.hold()
+        return target
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._served.let_go()
 
 
 class InferenceService:
     """Finds the model, admits the request, runs it, and gives the answer its meaning."""
 
-    def lease(
-        self, model: str, *, version: int | None = None, label: str | None = None
-    ) -> AbstractContextManager[Target]:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        *,
+        metrics: Metrics,
+        media_limits: MediaLimits,
+        media_executor: Executor,
+    ) -> None:
+        """Store only.
+
+        Args:
+            registry: what is served.
+            metrics: told of stages, queue and refusals.
+            media_limits: bounds of pictures and sounds.
+            media_executor: threads that decode them and draw masks, off the event loop.
+        """
+        self._registry = registry
+        self._metrics = metrics
+        self._media_limits = media_limits
+        self._media_executor = media_executor
+        self._loop = asyncio.get_running_loop()
+
+    def lease(self, model: str, *, version: int | None = None, label: str | None = None) -> Lease:
         """Hold the version that answers for (model, version, label) now; the newest when not said.
 
         Use it as `with service.lease("m") as target:` around decode, predict and encode, after the
-        body is read.
+        body is read, with nothing awaited between the call and the `with`.
 
         Raises:
             ModelNotFound, VersionNotFound, LabelNotFound: there is no such thing.
             ModelUnavailable: it is known and cannot answer now.
         """
-        raise NotImplementedError
+        return Lease(self._registry.find(model, version, label))
 
     async def predict(self, target: Target, request: PredictRequest) -> PredictResult:
         """Answer one request.
@@ -64,11 +106,27 @@ class InferenceService:
             PredictionFailed: the model failed on this input.
             WorkerCrashed, ModelUnavailable: the worker died; the model may be back soon.
         """
-        raise NotImplementedError
+        started = time.monotonic()
+        gate = target.gate
+        signature = self._choose_signature(target, request)
+        try:
+            gate.enter(now=started, deadline=request.deadline)
+        except Overloaded as refusal:
+            self._metrics.rejected(target.model, refusal.reason.value)
+            raise
+        self._metrics.queue_depth(target.model, gate.pending)
+        try:
+            return await self._answer(target, signature, request, started)
+        except BaseException:
+            target.counters.add_failure(time.monotonic() - started)
+            raise
+        finally:
+            gate.leave()
+            self._metrics.queue_depth(target.model, gate.pending)
 
     def models(self) -> tuple[ModelStatus, ...]:
         """Every known model, by name."""
-        raise NotImplementedError
+        return self._registry.models()
 
     def model(self, name: str) -> ModelStatus:
         """One model.
@@ -76,7 +134,7 @@ class InferenceService:
         Raises:
             ModelNotFound: it is not known.
         """
-        raise NotImplementedError
+        return self._registry.model(name)
 
     def statistics(self, name: str, version: int) -> VersionStatistics:
         """Counters of a version.
@@ -84,11 +142,11 @@ class InferenceService:
         Raises:
             ModelNotFound, VersionNotFound: it is not known or was never loaded.
         """
-        raise NotImplementedError
+        return self._registry.statistics(name, version)
 
     def readiness(self) -> Readiness:
         """Whether every wanted model answers, and why not."""
-        raise NotImplementedError
+        return judge_readiness(self._registry.models())
 
     async def load(self, name: str) -> None:
         """Want a known model again; returns when it is ready or has failed.
@@ -97,7 +155,7 @@ class InferenceService:
             ModelNotFound: it is not known.
             ModelUnavailable: it was tried and refused, with the reason.
         """
-        raise NotImplementedError
+        await self._registry.load(name)
 
     async def unload(self, name: str) -> None:
         """Drain and stop every version of a model until `load` or a restart wants it again.
@@ -105,4 +163,159 @@ class InferenceService:
         Raises:
             ModelNotFound: it is not known.
         """
-        raise NotImplementedError
+        await self._registry.unload(name)
+
+    @staticmethod
+    def _choose_signature(target: Target, request: PredictRequest) -> SignatureSpec:
+        if request.signature is None:
+            return target.default_signature
+        signature = target.signatures.get(request.signature)
+        if signature is None:
+            raise SignatureNotFound(target.model, request.signature, tuple(target.signatures))
+        return signature
+
+    async def _answer(
+        self, target: Target, signature: SignatureSpec, request: PredictRequest, started: float
+    ) -> PredictResult:
+        names = _wanted_outputs(signature, request.outputs)
+        inputs, placements = await self._prepare(target, signature, request)
+        is_default = signature is target.default_signature
+        max_batch = target.report.max_batch if is_default else 1
+        check_inputs(signature, max_batch, inputs)
+        rows = _count_rows(signature, max_batch, inputs)
+        shareable = is_default and rows > 0
+        prepared = time.monotonic()
+
+        rows = max(1, rows)
+        answer = await self._run(
+            target, signature, request.deadline, inputs, rows=rows, shareable=shareable
+        )
+        ran = time.monotonic()
+
+        meaning: tuple[Meaning, ...] = ()
+        if request.want_meaning and is_default:
+            meaning = await self._interpret(target, request, answer.outputs, rows, placements)
+        finished = time.monotonic()
+        timing = Timing(
+            queue=answer.queue_s,
+            preprocess=prepared - started,
+            invoke=answer.invoke_s,
+            postprocess=finished - ran,
+            total=finished - started,
+        )
+        self._record(target, timing, answer, rows)
+        want_outputs = request.want_outputs or not meaning
+        return PredictResult(
+            model=target.model,
+            version=target.version,
+            request_id=request.request_id,
+            device=target.report.device,
+            requested_device=target.report.requested_device,
+            degraded=target.report.degraded,
+            timing=timing,
+            outputs={name: answer.outputs[name] for name in names} if want_outputs else {},
+            meaning=meaning,
+        )
+
+    async def _prepare(
+        self, target: Target, signature: SignatureSpec, request: PredictRequest
+    ) -> tuple[Mapping[str, Array], Sequence[Placement | None]]:
+        """The request's tensors; pictures and sounds are decoded off the loop."""
+        inputs = request.inputs
+        if not isinstance(inputs, Media | MediaBatch):
+            return inputs, ()
+        profile = target.profile
+        if profile.input_kind is InputKind.TENSOR or signature is not target.default_signature:
+            raise UnsupportedMedia(
+                f"model '{target.model}' takes tensors, not pictures or sounds; send JSON or raw "
+                "bytes"
+            )
+        items = (inputs.data,) if isinstance(inputs, Media) else inputs.items
+        if profile.input is None:
+            raise RuntimeError("a profile that takes media names its input")
+        work = functools.partial(prepare, profile, items, limits=self._media_limits)
+        try:
+            async with asyncio.timeout_at(request.deadline):
+                media = await self._loop.run_in_executor(self._media_executor, work)
+        except TimeoutError:
+            _raise_late()
+        return {profile.input.name: media.rows}, media.placements
+
+    async def _run(
+        self,
+        target: Target,
+        signature: SignatureSpec,
+        deadline: float,
+        inputs: Mapping[str, Array],
+        *,
+        rows: int,
+        shareable: bool,
+    ) -> Answer:
+        future = target.dispatcher.submit(signature.name, inputs, rows=rows, shareable=shareable)
+        timer = self._loop.call_at(deadline, _expire, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+    async def _interpret(
+        self,
+        target: Target,
+        request: PredictRequest,
+        outputs: Mapping[str, Array],
+        rows: int,
+        placements: Sequence[Placement | None],
+    ) -> tuple[Meaning, ...]:
+        work = functools.partial(
+            interpret,
+            target.profile,
+            outputs,
+            rows=rows,
+            placements=placements,
+            top_k=request.top_k,
+            threshold=request.threshold,
+        )
+        if target.profile.output_kind is OutputKind.SEGMENTATION:
+            return await self._loop.run_in_executor(self._media_executor, work)
+        return work()
+
+    def _record(self, target: Target, timing: Timing, answer: Answer, rows: int) -> None:
+        target.counters.add_success(
+            rows,
+            timing.total,
+            queue_s=timing.queue,
+            input_s=timing.preprocess,
+            infer_s=timing.invoke,
+            output_s=timing.postprocess + answer.overhead_s,
+        )
+        self._metrics.stages(
+            target.model, timing.queue, timing.preprocess, timing.invoke, timing.postprocess
+        )
+
+
+def _count_rows(signature: SignatureSpec, max_batch: int, inputs: Mapping[str, Array]) -> int:
+    """The first dimension, where it counts rows and all inputs agree on it; 0 where it does not."""
+    counts = {
+        inputs[spec.name].shape[0] if spec.shape and (max_batch > 1 or spec.shape[0] == -1) else 0
+        for spec in signature.inputs
+    }
+    return counts.pop() if len(counts) == 1 else 0
+
+
+def _wanted_outputs(signature: SignatureSpec, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    known = tuple(spec.name for spec in signature.outputs)
+    if wanted is None:
+        return known
+    for name in wanted:
+        if name not in known:
+            raise BadTensor(f"unexpected inference output '{name}'; the model has: {known}")
+    return wanted
+
+
+def _expire(future: asyncio.Future[Answer]) -> None:
+    if not future.done():
+        future.set_exception(DeadlineExceeded("the deadline passed before the answer was there"))
+
+
+def _raise_late() -> NoReturn:
+    raise DeadlineExceeded("the deadline passed while the picture or sound was being decoded")

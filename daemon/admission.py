@@ -1,0 +1,112 @@
+"""May this request come in, and how many waiting ones share an invocation. Pure.
+
+Rules of entry, checked in this order:
+1. A request whose deadline has passed is not begun.
+2. At most `limit` requests wait or run for one version; one more is refused at once.
+3. A request that would still be waiting at its deadline, going by how long requests have taken
+   lately, is refused at once rather than answered too late.
+
+Not checked: fairness between clients. A queue is short (its bound times the model's latency), so a
+client that floods it is refused as often as the others.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from daemon.errors import DeadlineExceeded, Overloaded, RefusalReason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SMOOTHING = 0.1
+"""Weight of the newest service time in the running mean: follows a change within some 20 calls."""
+
+_MAX_RETRY_AFTER_S = 60
+"""Longer than any queue should be; shorter than a client's patience with a wrong estimate."""
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Rows per shared invocation. Few sizes, since the runtime plans its memory anew for each."""
+
+
+class Gate:
+    """The places of one version's queue."""
+
+    __slots__ = ("_limit", "_mean_service_s", "_parallel", "pending")
+
+    def __init__(self, *, limit: int, parallel: int) -> None:
+        """All free.
+
+        Args:
+            limit: requests that may be inside, at least 1.
+            parallel: invocations that run side by side, at least 1.
+        """
+        self._limit = limit
+        self._parallel = parallel
+        self._mean_service_s = 0.0
+        self.pending = 0
+
+    def enter(self, *, now: float, deadline: float) -> None:
+        """Take a place; `leave` must follow. Times in `time.monotonic()` seconds.
+
+        Raises:
+            Overloaded: rule 2 or 3; nothing was taken.
+            DeadlineExceeded: rule 1.
+        """
+        if now >= deadline:
+            raise DeadlineExceeded("the deadline had passed before the request was begun")
+        if self.pending >= self._limit:
+            raise Overloaded(
+                f"the queue is full: {self._limit} requests are waiting",
+                reason=RefusalReason.QUEUE_FULL,
+                retry_after_s=self._retry_after_s(),
+            )
+        if now + self.expected_wait_s > deadline:
+            raise Overloaded(
+                "the request would pass its deadline while it waits",
+                reason=RefusalReason.DEADLINE,
+                retry_after_s=self._retry_after_s(),
+            )
+        self.pending += 1
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self.pending -= 1
+
+    def observe(self, service_s: float) -> None:
+        """Learn how long one request kept a worker busy, in seconds."""
+        if self._mean_service_s == 0.0:
+            self._mean_service_s = service_s
+            return
+        self._mean_service_s += _SMOOTHING * (service_s - self._mean_service_s)
+
+    @property
+    def expected_wait_s(self) -> float:
+        """How long one more request would wait for its turn, in seconds."""
+        waiting = max(0, self.pending - self._parallel + 1)
+        return waiting * self._mean_service_s / self._parallel
+
+    def _retry_after_s(self) -> int:
+        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self.expected_wait_s)))
+
+
+def choose_batch(rows: Sequence[int], max_rows: int) -> int:
+    """How many of the waiting requests, from the front, share the next invocation.
+
+    Args:
+        rows: rows of each waiting request that fits with the first, in order, at least one.
+        max_rows: proven rows per invocation.
+
+    Returns:
+        At least 1. The total is one of `BATCH_SIZES`, except for a single request with more rows.
+    """
+    best = 1
+    total = 0
+    for count, more in enumerate(rows, start=1):
+        total += more
+        if total > max_rows:
+            break
+        if total in BATCH_SIZES:
+            best = count
+    return best

@@ -1,0 +1,266 @@
+"""Dispatcher: the queue in front of one version's workers.
+
+What happens to a request whose worker dies:
+1. It had not been begun: it goes back to the front of the queue, as often as needed.
+2. It had been begun: it is tried once more, alone, unless the model keeps state between calls.
+3. It ran into the model's time limit: it is not tried again, since it would hang the next worker.
+A shared invocation that fails is repeated row by row, so that one bad row fails only itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from accelerators.errors import AcceleratorError, CallTimedOut, InvokeFailed, WorkerLost
+from daemon.admission import choose_batch
+from daemon.errors import DeadlineExceeded, PredictionFailed, WorkerCrashed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from accelerators.base import Array, CallResult
+
+_MAX_LOOKAHEAD = 256
+"""Waiting requests looked at for one shared invocation: as many as the largest batch has rows."""
+
+
+class Workers(Protocol):
+    """What the queue needs of a pool; see `accelerators.supervisor.WorkerPool`."""
+
+    @property
+    def free_slots(self) -> int:
+        """Calls that `call` would accept now."""
+
+    def call(self, signature: str, inputs: Mapping[str, Array]) -> asyncio.Future[CallResult]:
+        """Hand a call to a worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request's invocation gave.
+
+    Attributes:
+        outputs: by name; this request's own rows.
+        queue_s, invoke_s: seconds it waited, and seconds inside the runtime.
+        overhead_s: seconds the worker spent on it besides: copies in and out.
+        batch_rows: rows of the invocation it was part of.
+    """
+
+    outputs: Mapping[str, Array]
+    queue_s: float
+    invoke_s: float
+    overhead_s: float
+    batch_rows: int
+
+
+class _Job:
+    """One request in the queue."""
+
+    __slots__ = ("alone", "attempts", "enqueued_at", "future", "inputs", "key", "rows", "signature")
+
+    def __init__(
+        self,
+        signature: str,
+        inputs: Mapping[str, Array],
+        rows: int,
+        key: object,
+        future: asyncio.Future[Answer],
+    ) -> None:
+        self.signature = signature
+        self.inputs = inputs
+        self.rows = rows
+        self.key = key  # requests of equal key may share an invocation; None: never
+        self.future = future
+        self.enqueued_at = time.monotonic()
+        self.attempts = 0
+        self.alone = False
+
+
+class Dispatcher:
+    """Hands waiting requests to a pool's free workers, several in one invocation where proven.
+
+    Not thread-safe: use it from the pool's event loop.
+    """
+
+    def __init__(
+        self,
+        pool: Workers,
+        *,
+        max_rows: int,
+        max_delay_s: float,
+        retry: bool,
+        on_batch: Callable[[int, CallResult], None],
+    ) -> None:
+        """Store only.
+
+        Args:
+            pool: its workers; `pump` is to be called when it has free slots.
+            max_rows: rows of a shared invocation; 1 for none.
+            max_delay_s: how long the first waiting request may wait for others, seconds.
+            retry: whether rule 2 may try again: False for models that keep state.
+            on_batch: told of every invocation's rows and result.
+        """
+        self._pool = pool
+        self._max_rows = max_rows
+        self._max_delay_s = max_delay_s
+        self._retry = retry
+        self._on_batch = on_batch
+        self._queue: deque[_Job] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def submit(
+        self, signature: str, inputs: Mapping[str, Array], *, rows: int, shareable: bool
+    ) -> asyncio.Future[Answer]:
+        """Queue one request. Cancelling the future takes it out again.
+
+        Args:
+            signature: a name the model has.
+            inputs: checked tensors.
+            rows: the first dimension that all inputs share; 1 when they share none.
+            shareable: whether rows of several requests may go into one invocation.
+
+        The future's exceptions:
+            PredictionFailed: the model failed on this input.
+            DeadlineExceeded: rule 3.
+            WorkerCrashed: rule 2, for the second time.
+        """
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        key: object = None
+        if shareable and self._max_rows > rows:
+            key = tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
+        job = _Job(signature, inputs, rows, key, future)
+        self._queue.append(job)
+        self.pump()
+        return future
+
+    def pump(self) -> None:
+        """Hand out what can be handed out now."""
+        while self._queue and self._pool.free_slots > 0:
+            head = self._queue[0]
+            if head.future.done():
+                self._queue.popleft()
+                continue
+            if self._may_wait(head):
+                return
+            self._send(self._take())
+
+    def fail_all(self, error: Exception) -> None:
+        """Give every waiting request this error."""
+        while self._queue:
+            job = self._queue.popleft()
+            if not job.future.done():
+                job.future.set_exception(error)
+
+    def _may_wait(self, head: _Job) -> bool:
+        """Whether the first request should wait for company; sets the timer that ends the wait."""
+        if self._max_delay_s <= 0 or head.key is None or head.alone:
+            return False
+        due_in = head.enqueued_at + self._max_delay_s - time.monotonic()
+        if due_in <= 0 or sum(job.rows for job in self._queue) >= self._max_rows:
+            return False
+        if self._timer is None:
+            self._timer = self._loop.call_later(due_in, self._on_timer)
+        return True
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.pump()
+
+    def _take(self) -> list[_Job]:
+        """The first waiting request and those behind it that share its invocation."""
+        head = self._queue.popleft()
+        if head.key is None or head.alone or not self._queue:
+            return [head]
+        company = [head]
+        rows = head.rows
+        for job in self._queue:
+            if len(company) == _MAX_LOOKAHEAD or rows >= self._max_rows:
+                break
+            if job.key == head.key and not job.alone and not job.future.done():
+                company.append(job)
+                rows += job.rows
+        taken = company[: choose_batch([job.rows for job in company], self._max_rows)]
+        if len(taken) > 1:
+            chosen = set(map(id, taken))
+            self._queue = deque(job for job in self._queue if id(job) not in chosen)
+        return taken
+
+    def _send(self, jobs: list[_Job]) -> None:
+        first = jobs[0]
+        inputs = first.inputs
+        if len(jobs) > 1:
+            inputs = {
+                name: np.concatenate([job.inputs[name] for job in jobs]) for name in first.inputs
+            }
+        call = self._pool.call(first.signature, inputs)
+        call.add_done_callback(lambda done: self._finish(jobs, done))
+
+    def _finish(self, jobs: list[_Job], call: asyncio.Future[CallResult]) -> None:
+        if call.cancelled():
+            self._settle(jobs, WorkerLost("the call was cancelled", started=False))
+            return
+        error = call.exception()
+        if error is None:
+            self._deliver(jobs, call.result())
+        elif isinstance(error, AcceleratorError):
+            self._settle(jobs, error)
+        else:
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(error)
+        self.pump()
+
+    def _deliver(self, jobs: list[_Job], result: CallResult) -> None:
+        rows = sum(job.rows for job in jobs)
+        overhead_s = result.finished_at - result.started_at - result.invoke_s
+        self._on_batch(rows, result)
+        start = 0
+        for job in jobs:
+            outputs = result.outputs
+            if len(jobs) > 1:
+                end = start + job.rows
+                outputs = {name: array[start:end] for name, array in outputs.items()}
+                start = end
+            if not job.future.done():
+                queue_s = max(0.0, result.started_at - job.enqueued_at)
+                job.future.set_result(Answer(outputs, queue_s, result.invoke_s, overhead_s, rows))
+
+    def _settle(self, jobs: list[_Job], error: AcceleratorError) -> None:
+        """Apply the rules above to requests whose invocation failed."""
+        not_begun = isinstance(error, WorkerLost) and not error.started
+        again: list[_Job] = []
+        for job in jobs:
+            if job.future.done():
+                continue
+            if not_begun:
+                again.append(job)
+            elif len(jobs) > 1 and not job.alone:
+                job.alone = True
+                again.append(job)
+            elif self._may_retry(job, error):
+                job.attempts += 1
+                job.alone = True
+                again.append(job)
+            else:
+                job.future.set_exception(_final_error(error))
+        self._queue.extendleft(reversed(again))
+
+    def _may_retry(self, job: _Job, error: AcceleratorError) -> bool:
+        if isinstance(error, (InvokeFailed, CallTimedOut)):
+            return False
+        return self._retry and job.attempts == 0
+
+
+def _final_error(error: AcceleratorError) -> Exception:
+    if isinstance(error, CallTimedOut):
+        return DeadlineExceeded(f"the model's time limit passed: {error.reason}")
+    if isinstance(error, WorkerLost):
+        return WorkerCrashed(f"the model's worker died with this request: {error.reason}")
+    return PredictionFailed(f"the model failed on this input: {error}")

@@ -1,0 +1,395 @@
+"""ModelRegistry: brings what is served in line with what is wanted, one version at a time.
+
+The order that loses no request: the new version is loaded and warmed first, then it takes the new
+requests, then the old one finishes its own and is stopped. A version that cannot be loaded stays
+listed with its reason, and the old one goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from daemon.errors import LabelNotFound, ModelNotFound, ModelUnavailable, VersionNotFound
+from daemon.models.served import ServedVersion
+from daemon.models.settings import Settings, choose_settings
+from daemon.models.status import ModelStatus, VersionState, VersionStatistics, VersionStatus
+from daemon.models.store import FoundModel, FoundVersion, scan
+from daemon.models.versions import wanted_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from accelerators.forkserver import ForkServer
+    from daemon.config import Config
+    from daemon.metrics import Metrics
+
+_log = logging.getLogger(f"inferd.{__name__}")
+
+_MAX_LOADS = max(1, os.cpu_count() or 1)
+"""Models loaded side by side: more would only compete for the processors."""
+
+
+class _Model:
+    """One model: the versions that answer, and those that are on their way or were refused."""
+
+    def __init__(self, found: FoundModel) -> None:
+        self.name = found.name
+        self.found = found
+        self.on_disk = True
+        self.unloaded = False
+        self.answering: dict[int, ServedVersion] = {}
+        self.candidates: dict[int, ServedVersion] = {}
+        self.retiring: dict[int, ServedVersion] = {}
+        self.default: ServedVersion | None = None
+
+    @property
+    def labels(self) -> dict[str, int]:
+        return dict(self.found.entry.labels) if self.found.entry else {}
+
+    @property
+    def wanted(self) -> dict[int, FoundVersion]:
+        """Versions that should answer."""
+        if self.unloaded or not self.on_disk:
+            return {}
+        by_number = {version.version: version for version in self.found.versions}
+        numbers = wanted_versions(by_number.keys(), self.found.entry)
+        return {number: by_number[number] for number in sorted(numbers)}
+
+    def refresh_default(self) -> None:
+        self.default = self.answering[max(self.answering)] if self.answering else None
+
+    @property
+    def is_settled(self) -> bool:
+        return not any(v.state is VersionState.LOADING for v in self.candidates.values())
+
+    @property
+    def reason(self) -> str:
+        """Why nothing answers, in one sentence."""
+        if self.unloaded:
+            return "it was unloaded by the operator"
+        for number in sorted(self.candidates, reverse=True):
+            candidate = self.candidates[number]
+            if candidate.state is VersionState.LOADING:
+                return "it is being loaded"
+            return candidate.status.reason
+        return self.found.problem or "no version of it is served"
+
+    def status(self) -> ModelStatus:
+        versions: dict[int, VersionStatus] = {}
+        for served in self.retiring.values():
+            versions[served.version] = served.status
+        for served in self.candidates.values():
+            versions[served.version] = served.status
+        for served in self.answering.values():
+            versions[served.version] = self._answering_status(served)
+        newest_first = tuple(versions[number] for number in sorted(versions, reverse=True))
+        if not newest_first and self.found.problem:
+            newest_first = (
+                VersionStatus(version=1, state=VersionState.UNAVAILABLE, reason=self.found.problem),
+            )
+        description = self.default.found.tables.model.description if self.default else None
+        if not description and self.default and self.default.target:
+            description = self.default.target.report.metadata.description
+        return ModelStatus(
+            name=self.name,
+            versions=newest_first,
+            labels=self.labels,
+            description=description or "",
+            wanted=not self.unloaded,
+        )
+
+    def _answering_status(self, served: ServedVersion) -> VersionStatus:
+        """Its own status, with what became of the file that should replace it."""
+        status = served.status
+        newer = self.candidates.get(served.version)
+        if newer is None or status.reason:
+            return status
+        reason = (
+            "a changed file is being loaded"
+            if newer.state is VersionState.LOADING
+            else f"a changed file was refused: {newer.status.reason}"
+        )
+        return VersionStatus(
+            version=status.version,
+            state=status.state,
+            reason=reason,
+            report=status.report,
+            profile=status.profile,
+        )
+
+
+class ModelRegistry:
+    """Owns every served version, and the task that looks for changes on disk."""
+
+    def __init__(self, config: Config, *, forkserver: ForkServer, metrics: Metrics) -> None:
+        """Store only; `start` begins."""
+        self._config = config
+        self._forkserver = forkserver
+        self._metrics = metrics
+        self._models: dict[str, _Model] = {}
+        self._seen: dict[tuple[str, int], object] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loads = asyncio.Semaphore(_MAX_LOADS)
+        self._refreshing = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Look at the disk once, begin to load what is wanted, and keep looking."""
+        await self.refresh(trust_first_sight=True)
+        self._spawn(self._watch(), "models-watch")
+
+    async def stop(self) -> None:
+        """Let requests under way finish, within the drain time, and stop every worker."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        served = [
+            version
+            for model in self._models.values()
+            for group in (model.answering, model.candidates, model.retiring)
+            for version in group.values()
+        ]
+        drain_s = self._config.life.drain_timeout_s
+        await asyncio.gather(*(version.retire(drain_s) for version in served))
+
+    async def reconfigure(self, config: Config) -> None:
+        """Serve what another configuration wants."""
+        self._config = config
+        await self.refresh(trust_first_sight=True)
+
+    def find(self, name: str, version: int | None, label: str | None) -> ServedVersion:
+        """The version that answers for (name, version, label) now.
+
+        Raises:
+            ModelNotFound, VersionNotFound, LabelNotFound: there is no such thing.
+            ModelUnavailable: it is known and cannot answer now.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise ModelNotFound(name)
+        if label is not None:
+            labels = model.labels
+            if label not in labels:
+                raise LabelNotFound(name, label)
+            version = labels[label]
+        served = model.default if version is None else model.answering.get(version)
+        if served is None:
+            raise self._absent(model, version)
+        if reason := served.down_reason:
+            raise ModelUnavailable(name, reason, version=served.version)
+        return served
+
+    def models(self) -> tuple[ModelStatus, ...]:
+        """Every known model, by name."""
+        return tuple(self._models[name].status() for name in sorted(self._models))
+
+    def model(self, name: str) -> ModelStatus:
+        """One model.
+
+        Raises:
+            ModelNotFound: it is not known.
+        """
+        return self._get(name).status()
+
+    def statistics(self, name: str, version: int) -> VersionStatistics:
+        """Counters of a loaded version.
+
+        Raises:
+            ModelNotFound, VersionNotFound: it is not known or was never loaded.
+        """
+        model = self._get(name)
+        served = model.answering.get(version) or model.retiring.get(version)
+        if served is None:
+            raise VersionNotFound(name, version)
+        return served.counters.snapshot()
+
+    async def load(self, name: str) -> None:
+        """Want a known model again, try what was refused again; returns when that is settled.
+
+        Raises:
+            ModelNotFound: it is not known.
+            ModelUnavailable: no version of it answers.
+        """
+        self._get(name).unloaded = False
+        self._forget_refusals(self._get(name))
+        await self.refresh(trust_first_sight=True)
+        model = self._get(name)
+        async with self._changed:
+            await self._changed.wait_for(lambda: model.is_settled or self._stopping)
+        if model.default is None:
+            raise ModelUnavailable(name, model.reason)
+
+    async def unload(self, name: str) -> None:
+        """Drain and stop every version of a model.
+
+        Raises:
+            ModelNotFound: it is not known.
+        """
+        model = self._get(name)
+        model.unloaded = True
+        self._reconcile(model)
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: not (model.answering or model.retiring) or self._stopping
+            )
+
+    async def settled(self) -> None:
+        """Wait until every wanted version answers or was refused."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: all(model.is_settled for model in self._models.values())
+            )
+
+    async def refresh(self, *, trust_first_sight: bool = False) -> None:
+        """Look at the disk and act on what is new.
+
+        Args:
+            trust_first_sight: take a changed file as it is; otherwise it must look the same twice,
+                so that a file that is still being copied is not loaded.
+        """
+        async with self._refreshing:
+            found = await asyncio.to_thread(scan, self._config)
+            self._adopt(found, trust_first_sight=trust_first_sight)
+            for model in list(self._models.values()):
+                self._reconcile(model)
+        await self._tell()
+
+    def _get(self, name: str) -> _Model:
+        if name not in self._models:
+            raise ModelNotFound(name)
+        return self._models[name]
+
+    def _absent(self, model: _Model, version: int | None) -> Exception:
+        if version is None:
+            return ModelUnavailable(model.name, model.reason)
+        other = model.candidates.get(version) or model.retiring.get(version)
+        if other is None and not (model.unloaded and self._is_found(model, version)):
+            return VersionNotFound(model.name, version)
+        reason = (other.status.reason if other else "") or model.reason
+        return ModelUnavailable(model.name, reason, version=version)
+
+    @staticmethod
+    def _is_found(model: _Model, version: int) -> bool:
+        return any(found.version == version for found in model.found.versions)
+
+    def _adopt(self, found: Iterable[FoundModel], *, trust_first_sight: bool) -> None:
+        """Take over what the disk shows, leaving out what may still be half written."""
+        seen: dict[tuple[str, int], object] = {}
+        names: set[str] = set()
+        for model in found:
+            names.add(model.name)
+            steady: list[FoundVersion] = []
+            for version in model.versions:
+                key = (model.name, version.version)
+                seen[key] = version.stamp
+                if trust_first_sight or self._seen.get(key) == version.stamp:
+                    steady.append(version)
+                elif (before := self._adopted(model.name, version.version)) is not None:
+                    steady.append(before)
+            known = self._models.get(model.name)
+            if known is None:
+                known = self._models[model.name] = _Model(model)
+            known.found = FoundModel(
+                name=model.name, versions=tuple(steady), entry=model.entry, problem=model.problem
+            )
+            known.on_disk = True
+        self._seen = seen
+        for name, known in self._models.items():
+            if name not in names:
+                known.on_disk = False
+
+    def _adopted(self, name: str, version: int) -> FoundVersion | None:
+        model = self._models.get(name)
+        if model is None:
+            return None
+        return next((v for v in model.found.versions if v.version == version), None)
+
+    def _forget_refusals(self, model: _Model) -> None:
+        for number, candidate in list(model.candidates.items()):
+            if candidate.state is VersionState.UNAVAILABLE:
+                del model.candidates[number]
+
+    def _reconcile(self, model: _Model) -> None:
+        """Start what is missing, retire what is no longer wanted; never waits."""
+        if self._stopping:
+            return
+        wanted = model.wanted
+        for number, found in wanted.items():
+            settings = choose_settings(found.model_path, found.tables, self._config.defaults)
+            latest = model.candidates.get(number) or model.answering.get(number)
+            if latest is None or (
+                latest.state is not VersionState.LOADING and _differs(latest, found, settings)
+            ):
+                self._begin(model, found, settings)
+        for number, candidate in list(model.candidates.items()):
+            if number not in wanted and candidate.state is VersionState.UNAVAILABLE:
+                del model.candidates[number]
+        replaced = any(number in model.answering for number in wanted)
+        for number in list(model.answering):
+            if number not in wanted and (replaced or not wanted):
+                self._retire(model, model.answering.pop(number))
+        model.refresh_default()
+        if not (model.on_disk or model.answering or model.candidates or model.retiring):
+            del self._models[model.name]
+            self._metrics.forget_model(model.name)
+
+    def _begin(self, model: _Model, found: FoundVersion, settings: Settings) -> None:
+        candidate = ServedVersion(
+            model.name, found, settings, forkserver=self._forkserver, metrics=self._metrics
+        )
+        model.candidates[found.version] = candidate
+        self._spawn(self._bring_up(model, candidate), f"load-{model.name}-{found.version}")
+
+    async def _bring_up(self, model: _Model, candidate: ServedVersion) -> None:
+        async with self._loads:
+            await candidate.load()
+        if candidate.state is VersionState.READY:
+            del model.candidates[candidate.version]
+            before = model.answering.pop(candidate.version, None)
+            model.answering[candidate.version] = candidate
+            model.refresh_default()
+            if before is not None:
+                self._retire(model, before)
+        self._reconcile(model)
+        await self._tell()
+
+    def _retire(self, model: _Model, served: ServedVersion) -> None:
+        model.retiring[id(served)] = served
+        self._spawn(self._wind_down(model, served), f"retire-{model.name}-{served.version}")
+
+    async def _wind_down(self, model: _Model, served: ServedVersion) -> None:
+        await served.retire(self._config.life.drain_timeout_s)
+        model.retiring.pop(id(served), None)
+        self._reconcile(model)
+        await self._tell()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.models.poll_interval_s)
+            try:
+                await self.refresh()
+            except Exception:  # noqa: BLE001 (top of a task: it must go on looking)
+                _log.exception("looking for models failed; trying again")
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task failed task=%s", task.get_name(), exc_info=error)
+
+
+def _differs(served: ServedVersion, found: FoundVersion, settings: Settings) -> bool:
+    return served.found.stamp != found.stamp or served.settings != settings

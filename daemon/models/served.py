@@ -1,0 +1,330 @@
+"""ServedVersion: one version of one model, from its workers to its queue and its counters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from accelerators.errors import ModelRefused
+from accelerators.supervisor import WorkerEvent, WorkerPool
+from daemon.admission import Gate
+from daemon.dispatch import Dispatcher
+from daemon.errors import WorkerCrashed
+from daemon.models.status import Tally, VersionState, VersionStatistics, VersionStatus
+from daemon.pipeline.profiles import ModelProfile, build_profile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from accelerators.base import CallResult, ModelReport, SignatureSpec
+    from accelerators.forkserver import ForkServer
+    from daemon.metrics import Metrics
+    from daemon.models.settings import Settings
+    from daemon.models.store import FoundVersion
+
+_log = logging.getLogger(f"inferd.{__name__}")
+
+_PATIENCE_S = 2.0
+"""A replacement that starts later than this is not waited for: the version counts as down.
+
+Longer than the start of a worker (some 20 ms and the model's own load), shorter than a client's
+patience.
+"""
+
+
+class Counters:
+    """Running totals of one version, in the terms of KServe's statistics extension."""
+
+    __slots__ = (
+        "batches",
+        "executions",
+        "fail",
+        "inferences",
+        "last_inference_ms",
+        "stages",
+        "success",
+    )
+
+    def __init__(self) -> None:
+        self.inferences = 0
+        self.executions = 0
+        self.last_inference_ms = 0
+        self.success = [0, 0]  # count, ns
+        self.fail = [0, 0]
+        self.stages = [[0, 0], [0, 0], [0, 0], [0, 0]]  # queue, input, infer, output
+        self.batches: dict[int, list[int]] = {}  # rows -> [count, input, infer, output ns]
+
+    def add_success(
+        self,
+        rows: int,
+        total_s: float,
+        *,
+        queue_s: float,
+        input_s: float,
+        infer_s: float,
+        output_s: float,
+    ) -> None:
+        """Count one answered request; times in seconds."""
+        self.inferences += rows
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        _add(self.success, total_s)
+        for stage, seconds in zip(self.stages, (queue_s, input_s, infer_s, output_s), strict=True):
+            _add(stage, seconds)
+
+    def add_failure(self, total_s: float) -> None:
+        """Count one request that got no answer; seconds."""
+        _add(self.fail, total_s)
+
+    def add_execution(self, rows: int, result: CallResult) -> None:
+        """Count one invocation."""
+        self.executions += 1
+        batch = self.batches.setdefault(rows, [0, 0, 0, 0])
+        batch[0] += 1
+        batch[2] += int(result.invoke_s * 1e9)
+
+    def snapshot(self) -> VersionStatistics:
+        """An immutable copy."""
+        queue, compute_input, compute_infer, compute_output = (Tally(*s) for s in self.stages)
+        return VersionStatistics(
+            inferences=self.inferences,
+            executions=self.executions,
+            last_inference_ms=self.last_inference_ms,
+            success=Tally(*self.success),
+            fail=Tally(*self.fail),
+            queue=queue,
+            compute_input=compute_input,
+            compute_infer=compute_infer,
+            compute_output=compute_output,
+            batches={
+                rows: (Tally(n, a), Tally(n, b), Tally(n, c))
+                for rows, (n, a, b, c) in sorted(self.batches.items())
+            },
+        )
+
+
+def _add(tally: list[int], seconds: float) -> None:
+    tally[0] += 1
+    tally[1] += int(seconds * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A version that answers, as requests see it.
+
+    Attributes:
+        signatures: by name, at least one; the first is the default.
+        timeout_s: the time a request may take when it names no deadline.
+        gate, dispatcher, counters: its queue and what is counted of it; the service's own.
+    """
+
+    model: str
+    version: int
+    report: ModelReport
+    profile: ModelProfile
+    signatures: Mapping[str, SignatureSpec]
+    timeout_s: float
+    gate: Gate
+    dispatcher: Dispatcher
+    counters: Counters
+
+    @property
+    def default_signature(self) -> SignatureSpec:
+        """The signature a request gets that names none."""
+        return next(iter(self.signatures.values()))
+
+
+class ServedVersion:
+    """One version: LOADING, then READY or UNAVAILABLE, and UNLOADING at its end."""
+
+    def __init__(
+        self,
+        model: str,
+        found: FoundVersion,
+        settings: Settings,
+        *,
+        forkserver: ForkServer,
+        metrics: Metrics,
+    ) -> None:
+        """Store only; `load` starts it."""
+        self.model = model
+        self.version = found.version
+        self.found = found
+        self.settings = settings
+        self.counters = Counters()
+        self.state = VersionState.LOADING
+        self.target: Target | None = None
+        self._reason = ""
+        self._metrics = metrics
+        self._holders = 0
+        self._let_go = asyncio.Event()
+        self._let_go.set()
+        self._down_since_event = False
+        self._pool = WorkerPool(
+            settings.load,
+            forkserver,
+            on_capacity=self._on_capacity,
+            on_event=self._on_worker_event,
+        )
+
+    async def load(self) -> None:
+        """Start the workers; the outcome is in `state` and `status`. Raises nothing."""
+        if self.found.problem:
+            self._refuse(self.found.problem)
+            return
+        started = time.monotonic()
+        try:
+            report = await self._pool.start()
+            profile = build_profile(
+                self.found.tables,
+                report,
+                self.found.label_lines,
+                default_top_k=self.settings.top_k,
+            )
+        except ModelRefused as refused:
+            self._refuse(refused.reason)
+            return
+        except ValueError as contradiction:
+            await self._pool.stop()
+            self._refuse(f"model.toml does not fit the model: {contradiction}")
+            return
+        self.target = self._assemble(report, profile)
+        self.state = VersionState.READY
+        self._publish(report)
+        _log.info(
+            "model ready model=%s version=%d device=%s requested_device=%s input=%s output=%s "
+            "max_batch=%d seconds=%.3f",
+            self.model,
+            self.version,
+            report.device,
+            report.requested_device,
+            profile.input_kind.value,
+            profile.output_kind.value,
+            report.max_batch,
+            time.monotonic() - started,
+        )
+
+    def _assemble(self, report: ModelReport, profile: ModelProfile) -> Target:
+        instances = 1 if report.stateful else self.settings.load.instances
+        dispatcher = Dispatcher(
+            self._pool,
+            max_rows=report.max_batch,
+            max_delay_s=self.settings.max_delay_s,
+            retry=not report.stateful,
+            on_batch=self._on_batch,
+        )
+        return Target(
+            model=self.model,
+            version=self.version,
+            report=report,
+            profile=profile,
+            signatures={signature.name: signature for signature in report.signatures},
+            timeout_s=self.settings.timeout_s,
+            gate=Gate(limit=self.settings.queue, parallel=instances),
+            dispatcher=dispatcher,
+            counters=self.counters,
+        )
+
+    @property
+    def down_reason(self) -> str:
+        """Why a loaded version cannot answer now; "" when it can or will within moments."""
+        if self._down_since_event and self._pool.alive == 0:
+            return f"its worker keeps dying and is being restarted: {self._pool.failure}"
+        return ""
+
+    @property
+    def status(self) -> VersionStatus:
+        """As the front ends report it."""
+        state, reason = self.state, self._reason
+        down = self.down_reason
+        if state is VersionState.READY and down:
+            state, reason = VersionState.UNAVAILABLE, down
+        target = self.target
+        return VersionStatus(
+            version=self.version,
+            state=state,
+            reason=reason,
+            report=target.report if target else None,
+            profile=target.profile if target else None,
+        )
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of its workers."""
+        return self._pool.pids
+
+    def hold(self) -> None:
+        """Keep it from being stopped until `let_go`."""
+        self._holders += 1
+        self._let_go.clear()
+
+    def let_go(self) -> None:
+        """End one `hold`."""
+        self._holders -= 1
+        if self._holders == 0:
+            self._let_go.set()
+
+    async def retire(self, drain_timeout_s: float) -> None:
+        """Let requests under way finish, for at most so many seconds, then stop the workers."""
+        self.state = VersionState.UNLOADING
+        try:
+            await asyncio.wait_for(self._let_go.wait(), drain_timeout_s)
+        except TimeoutError:
+            _log.warning(
+                "model stopped with requests under way model=%s version=%d requests=%d",
+                self.model,
+                self.version,
+                self._holders,
+            )
+        await self._pool.stop()
+        if self.target is not None:
+            self.target.dispatcher.fail_all(WorkerCrashed("the model was stopped"))
+            self._metrics.forget_version(self.model, self.version)
+        _log.info("model stopped model=%s version=%d", self.model, self.version)
+
+    def _refuse(self, reason: str) -> None:
+        self.state = VersionState.UNAVAILABLE
+        self._reason = reason
+        _log.error("model refused model=%s version=%d reason=%s", self.model, self.version, reason)
+
+    def _publish(self, report: ModelReport) -> None:
+        self._metrics.set_model_info(
+            self.model,
+            self.version,
+            report.device,
+            report.requested_device,
+            report.degraded,
+            report.runtime,
+        )
+        self._metrics.set_model_memory(self.model, report.memory_bytes)
+
+    def _on_capacity(self) -> None:
+        if self._down_since_event and self._pool.alive:
+            self._down_since_event = False
+        if self.target is not None:
+            self.target.dispatcher.pump()
+
+    def _on_batch(self, rows: int, result: CallResult) -> None:
+        self.counters.add_execution(rows, result)
+        self._metrics.batch(self.model, rows)
+        if self.target is not None:
+            self.target.gate.observe((result.finished_at - result.started_at) / rows)
+
+    def _on_worker_event(self, event: WorkerEvent) -> None:
+        _log.warning(
+            "worker replaced model=%s version=%d pid=%d reason=%s detail=%s retry_in_s=%.2f",
+            self.model,
+            self.version,
+            event.pid,
+            event.reason.value,
+            event.detail,
+            event.retry_in_s,
+        )
+        self._metrics.worker_restart(self.model, event.reason.value)
+        if event.retry_in_s <= _PATIENCE_S or self._pool.alive:
+            return
+        self._down_since_event = True
+        if self.target is not None:
+            self.target.dispatcher.fail_all(WorkerCrashed(self.down_reason))

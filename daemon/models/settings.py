@@ -1,0 +1,63 @@
+"""How a version is to be run: `model.toml` first, then the daemon's `[defaults]`. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from accelerators.base import Isolation, LoadSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.config import DefaultsTable
+    from daemon.modelfile import ModelTables
+
+_AUTOMATIC = 0
+"""`LoadSpec.max_batch` that leaves the number of rows to the model's own shapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the service needs to run one version.
+
+    Attributes:
+        load: for the workers.
+        queue: requests that may wait or run at a time.
+        timeout_s: a request's time when it names none.
+        max_delay_s: how long a request may wait to share an invocation.
+        top_k: classes listed when neither request nor model.toml says.
+    """
+
+    load: LoadSpec
+    queue: int
+    timeout_s: float
+    max_delay_s: float
+    top_k: int
+
+
+def choose_settings(path: Path, tables: ModelTables, defaults: DefaultsTable) -> Settings:
+    """Merge a model's own wishes with the daemon's defaults."""
+    placement = tables.placement
+    limits = tables.limits
+    batching = tables.batching
+    timeout_s = (limits.timeout_ms or defaults.timeout_ms) / 1000
+    load = LoadSpec(
+        path=path,
+        accelerators=placement.accelerators or defaults.accelerators,
+        threads=placement.threads or defaults.threads,
+        instances=placement.instances or defaults.instances,
+        isolation=Isolation(placement.isolation or defaults.isolation),
+        memory_mib=limits.memory_mib or defaults.memory_mib,
+        call_timeout_s=timeout_s,
+        load_timeout_s=defaults.load_timeout_ms / 1000,
+        max_batch=batching.max_size or _AUTOMATIC,
+        recycle_after_calls=defaults.recycle_after_calls,
+    )
+    return Settings(
+        load=load,
+        queue=limits.queue or defaults.queue,
+        timeout_s=timeout_s,
+        max_delay_s=(batching.max_delay_ms or 0.0) / 1000,
+        top_k=defaults.top_k,
+    )

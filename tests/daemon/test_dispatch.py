@@ -1,0 +1,229 @@
+"""What happens to waiting requests when workers answer, die or hang."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from accelerators.base import CallResult
+from accelerators.errors import CallTimedOut, InvokeFailed, WorkerLost
+from daemon.dispatch import Dispatcher
+from daemon.errors import DeadlineExceeded, PredictionFailed, WorkerCrashed
+
+
+class HandPool:
+    """Stands for the hardware: keeps every call until the test says how it ends."""
+
+    def __init__(self, slots: int = 1):
+        self.slots = slots
+        self.calls: list[tuple[str, dict, asyncio.Future]] = []
+        self.called = asyncio.Event()
+
+    @property
+    def free_slots(self):
+        return self.slots - sum(not future.done() for *_, future in self.calls)
+
+    def call(self, signature, inputs):
+        future = asyncio.get_running_loop().create_future()
+        self.calls.append((signature, dict(inputs), future))
+        self.called.set()
+        return future
+
+    async def answer(self, index, outputs=None):
+        inputs = self.calls[index][1]
+        outputs = outputs or {"y": inputs["x"] * 2}
+        self.calls[index][2].set_result(CallResult(outputs, 0.001, 0.0, 0.002))
+        await settle()
+
+    async def fail(self, index, error):
+        self.calls[index][2].set_exception(error)
+        await settle()
+
+
+async def settle():
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def make_dispatcher(pool, *, max_rows=1, max_delay_s=0.0, retry=True):
+    return Dispatcher(
+        pool,
+        max_rows=max_rows,
+        max_delay_s=max_delay_s,
+        retry=retry,
+        on_batch=lambda _rows, _result: None,
+    )
+
+
+def row(value):
+    return {"x": np.full((1, 2), value, np.float32)}
+
+
+def submit(dispatcher, value):
+    return dispatcher.submit("serve", row(value), rows=1, shareable=True)
+
+
+async def test_a_request_is_handed_to_a_free_worker_at_once():
+    pool = HandPool()
+    future = submit(make_dispatcher(pool), 3)
+
+    await pool.answer(0)
+
+    assert (await future).outputs["y"].tolist() == [[6, 6]]
+
+
+async def test_requests_wait_while_every_worker_is_busy_and_keep_their_order():
+    pool = HandPool()
+    dispatcher = make_dispatcher(pool)
+    for value in (1, 2, 3):
+        submit(dispatcher, value)
+    assert len(pool.calls) == 1
+
+    await pool.answer(0)
+    await pool.answer(1)
+
+    assert [call[1]["x"][0, 0] for call in pool.calls] == [1, 2, 3]
+
+
+async def test_a_request_whose_client_left_is_never_handed_out():
+    pool = HandPool()
+    dispatcher = make_dispatcher(pool)
+    submit(dispatcher, 1)
+    submit(dispatcher, 2).cancel()
+    submit(dispatcher, 3)
+
+    await pool.answer(0)
+
+    assert [call[1]["x"][0, 0] for call in pool.calls] == [1, 3]
+
+
+async def test_waiting_requests_share_an_invocation_and_get_their_own_rows():
+    pool = HandPool()
+    dispatcher = make_dispatcher(pool, max_rows=4)
+    first = submit(dispatcher, 0)
+    waiting = [submit(dispatcher, value) for value in (1, 2, 3, 4)]
+
+    await pool.answer(0)
+    await pool.answer(1)
+
+    assert pool.calls[1][1]["x"].shape == (4, 2)
+    assert (await first).batch_rows == 1
+    assert [(await f).outputs["y"][0, 0] for f in waiting] == [2, 4, 6, 8]
+
+
+async def test_requests_of_other_shapes_do_not_share():
+    pool = HandPool()
+    dispatcher = make_dispatcher(pool, max_rows=4)
+    submit(dispatcher, 0)
+    submit(dispatcher, 1)
+    dispatcher.submit("serve", {"x": np.zeros((1, 3), np.float32)}, rows=1, shareable=True)
+
+    await pool.answer(0)
+
+    assert pool.calls[1][1]["x"].shape == (1, 2)
+
+
+async def test_requests_that_may_not_share_never_do():
+    pool = HandPool()
+    dispatcher = make_dispatcher(pool, max_rows=4)
+    for value in range(3):
+        dispatcher.submit("other", row(value), rows=1, shareable=False)
+
+    await pool.answer(0)
+
+    assert pool.calls[1][1]["x"].shape == (1, 2)
+
+
+async def test_a_first_request_waits_for_company_no_longer_than_allowed():
+    pool = HandPool()
+    dispatcher = make_dispatcher(pool, max_rows=4, max_delay_s=0.01)
+    future = submit(dispatcher, 1)
+    assert pool.calls == []
+
+    await asyncio.wait_for(pool.called.wait(), 5)
+    await pool.answer(0)
+
+    assert (await future).batch_rows == 1
+
+
+async def test_a_full_invocation_does_not_wait():
+    pool = HandPool()
+    dispatcher = make_dispatcher(pool, max_rows=2, max_delay_s=60)
+
+    submit(dispatcher, 1)
+    submit(dispatcher, 2)
+
+    assert pool.calls[0][1]["x"].shape == (2, 2)
+
+
+async def test_a_request_its_dead_worker_had_not_begun_goes_to_the_next_worker():
+    pool = HandPool()
+    future = submit(make_dispatcher(pool), 1)
+
+    for attempt in range(5):
+        await pool.fail(attempt, WorkerLost("killed by SIGKILL", started=False))
+    await pool.answer(5)
+
+    assert (await future).outputs["y"][0, 0] == 2
+
+
+async def test_a_request_that_was_begun_is_tried_once_more_and_then_given_up():
+    pool = HandPool()
+    future = submit(make_dispatcher(pool), 1)
+
+    await pool.fail(0, WorkerLost("killed by SIGSEGV", started=True))
+    await pool.fail(1, WorkerLost("killed by SIGSEGV", started=True))
+
+    with pytest.raises(WorkerCrashed, match="SIGSEGV"):
+        await future
+    assert len(pool.calls) == 2
+
+
+async def test_a_request_to_a_model_with_state_is_not_tried_again():
+    pool = HandPool()
+    future = submit(make_dispatcher(pool, retry=False), 1)
+
+    await pool.fail(0, WorkerLost("killed by SIGSEGV", started=True))
+
+    with pytest.raises(WorkerCrashed):
+        await future
+
+
+async def test_a_request_that_hung_its_worker_is_not_tried_again():
+    pool = HandPool()
+    future = submit(make_dispatcher(pool), 1)
+
+    await pool.fail(0, CallTimedOut("it ran for 30 s", started=True))
+
+    with pytest.raises(DeadlineExceeded, match="30 s"):
+        await future
+    assert len(pool.calls) == 1
+
+
+async def test_a_bad_row_fails_only_itself():
+    pool = HandPool()
+    dispatcher = make_dispatcher(pool, max_rows=2)
+    submit(dispatcher, 0)
+    good, bad = submit(dispatcher, 1), submit(dispatcher, 2)
+    await pool.answer(0)
+
+    await pool.fail(1, InvokeFailed("index out of range"))
+    await pool.answer(2)
+    await pool.fail(3, InvokeFailed("index out of range"))
+
+    assert (await good).outputs["y"][0, 0] == 2
+    with pytest.raises(PredictionFailed, match="index out of range"):
+        await bad
+
+
+async def test_requests_that_wait_can_be_failed_together():
+    pool = HandPool(slots=0)
+    dispatcher = make_dispatcher(pool)
+    waiting = [submit(dispatcher, value) for value in range(3)]
+
+    dispatcher.fail_all(WorkerCrashed("the model was stopped"))
+
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [WorkerCrashed] * 3
