@@ -190,6 +190,8 @@ class ModelReport:
             row equals its single run; 1 when batching is not proven. Holds for the default signature.
         memory_bytes: private memory of the worker after warm-up; 0 when unknown.
         load_s, warm_s: seconds for parse + allocate, and for the first invocation.
+        notes: what an operator should know though the model serves: a signature that is left out,
+            metadata that cannot be read. One sentence each.
     """
 
     digest: str
@@ -204,6 +206,7 @@ class ModelReport:
     memory_bytes: int
     load_s: float
     warm_s: float
+    notes: tuple[str, ...] = ()
 
     @property
     def degraded(self) -> bool:

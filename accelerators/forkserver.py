@@ -2,14 +2,299 @@
 
 from __future__ import annotations
 
+import array
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accelerators.backoff import Backoff
+from accelerators.errors import AcceleratorError
+from accelerators.forkwire import ANSWER, EXITED, FAILED, FORKED, READY, REQUEST
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_log = logging.getLogger(f"inferd.{__name__}")
+
+_READY_TIMEOUT_S = 60.0  # to import the runtime: a tenth of a second warm, many on a cold SD card
+_FORK_TIMEOUT_S = 30.0  # waiting for a server that is being restarted included
+_STOP_TIMEOUT_S = 5.0
+_FD_SIZE = array.array("i").itemsize
+
+# The child runs the very code of this package, installed or not: -I drops the working directory
+# and the environment's paths, so the folder is named.
+_PROGRAM = """
+import sys
+root = sys.argv.pop(1)
+if root not in sys.path:
+    sys.path.insert(0, root)
+from accelerators.forkserver_main import main
+main(int(sys.argv[1]))
+"""
+
+
+class ForkFailed(AcceleratorError):
+    """No process could be had now; it may work later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child ended.
+
+    Attributes:
+        status: as from `os.waitpid`; None when nobody could wait for it.
+        peak_bytes: of resident memory.
+    """
+
+    status: int | None
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A forked process. Whoever asked for it calls `close` after its end.
+
+    Attributes:
+        exited: done when it is gone.
+    """
+
+    pid: int
+    pidfd: int
+    exited: asyncio.Future[Exit]
+
+    def kill(self) -> None:
+        """End it at once. Does nothing when it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Give its descriptor back."""
+        os.close(self.pidfd)
+
 
 class ForkServer:
-    """Owns the fork server process; one for the whole daemon, restarted when it dies."""
+    """Owns the fork server process; one for the whole daemon, restarted when it dies.
+
+    Not thread-safe: use it from the event loop it was started on.
+    """
+
+    def __init__(self) -> None:
+        self._server: _Server | None = None
+        self._up = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 while there is none."""
+        return self._server.process.pid if self._server else 0
 
     async def start(self) -> None:
-        """Start the process; returns once it is ready to fork."""
-        raise NotImplementedError
+        """Start the process; returns once it is ready to fork.
+
+        Raises:
+            ForkFailed: it does not start.
+        """
+        self._server = await _launch()
+        self._up.set()
+        self._keeper = asyncio.create_task(self._keep(), name="forkserver-keeper")
 
     async def stop(self) -> None:
         """End it, and with it every worker that is left."""
-        raise NotImplementedError
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+            self._keeper = None
+        self._up.clear()
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.stop()
+
+    async def fork(self, fds: Sequence[int]) -> Child:
+        """Fork a worker that gets copies of `fds`.
+
+        Raises:
+            ForkFailed: no server, no process or no memory, also after waiting for a restart.
+        """
+        try:
+            async with asyncio.timeout(_FORK_TIMEOUT_S):
+                while True:
+                    await self._up.wait()
+                    if self._server is not None and not self._server.gone.done():
+                        return await self._server.fork(fds)
+                    await asyncio.sleep(0)
+        except TimeoutError as exc:
+            raise ForkFailed("the fork server does not answer") from exc
+
+    async def _keep(self) -> None:
+        """Start a new server whenever the present one dies."""
+        backoff = Backoff()
+        born = time.monotonic()
+        while True:
+            if self._server is not None:
+                await asyncio.wait([self._server.gone])
+                self._up.clear()
+                server, self._server = self._server, None
+                await server.stop()
+            delay_s = backoff.delay_s(time.monotonic() - born)
+            _log.warning("fork server died, starting another retry_in_s=%.2f", delay_s)
+            await asyncio.sleep(delay_s)
+            born = time.monotonic()
+            try:
+                self._server = await _launch()
+            except ForkFailed as exc:
+                _log.error("fork server does not start reason=%s", exc)
+                continue
+            self._up.set()
+
+
+async def _launch() -> _Server:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    root = str(Path(__file__).resolve().parent.parent)
+    with theirs:
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220, S603 (our own program; a few ms)
+                [sys.executable, "-I", "-c", _PROGRAM, root, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # numpy's own thread pool would make every fork a fork of a threaded process.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        except OSError as exc:
+            ours.close()
+            raise ForkFailed(f"the fork server cannot be started: {exc}") from exc
+    server = _Server(process, ours)
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            await asyncio.wait([server.ready, server.gone], return_when=asyncio.FIRST_COMPLETED)
+        if not server.ready.done():
+            raise ForkFailed("the fork server ended before it was ready")
+    except TimeoutError as exc:
+        await server.stop()
+        raise ForkFailed("the fork server was not ready in time") from exc
+    except BaseException:
+        await server.stop()
+        raise
+    return server
+
+
+class _Server:
+    """One life of the fork server process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.process = process
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        self._channel = channel
+        self._next_number = 0
+        self._requests: dict[int, asyncio.Future[Child]] = {}
+        self._children: dict[int, asyncio.Future[Exit]] = {}
+        channel.setblocking(False)  # noqa: FBT003 (the method's only argument)
+        self._loop.add_reader(channel.fileno(), self._on_readable)
+
+    async def fork(self, fds: Sequence[int]) -> Child:
+        """Ask for a child.
+
+        Raises:
+            ForkFailed: it cannot be had.
+        """
+        self._next_number += 1
+        number = self._next_number & 0xFFFFFFFF
+        request = self._requests[number] = self._loop.create_future()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        try:
+            self._channel.sendmsg([REQUEST.pack(number)], rights)
+        except OSError as exc:
+            del self._requests[number]
+            raise ForkFailed(f"the fork server cannot be asked: {exc.strerror}") from exc
+        return await request
+
+    async def stop(self) -> None:
+        """End the process and wait for it; its children end too."""
+        self._hang_up()
+        pidfd = os.pidfd_open(self.process.pid) if self.process.poll() is None else -1
+        if pidfd < 0:
+            return
+        ended: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
+                await ended
+        except TimeoutError:
+            self.process.kill()
+        finally:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+            self.process.wait()
+
+    def _hang_up(self) -> None:
+        """Close the socket, which ends the process; nobody can wait for its children any more."""
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+        for request in self._requests.values():
+            if not request.done():
+                request.set_exception(ForkFailed("the fork server ended"))
+        self._requests.clear()
+        for exited in self._children.values():
+            if not exited.done():
+                exited.set_result(Exit(None))
+        self._children.clear()
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def _on_readable(self) -> None:
+        try:
+            message, ancillary, _, _ = self._channel.recvmsg(
+                ANSWER.size, socket.CMSG_SPACE(_FD_SIZE), socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            message, ancillary = b"", []
+        if len(message) != ANSWER.size:
+            self._hang_up()
+            return
+        what, number, pid, status, peak_kib = ANSWER.unpack(message)
+        if what == READY:
+            self.ready.set_result(None)
+        elif what == FORKED:
+            self._on_forked(number, pid, _descriptor(ancillary))
+        elif what == FAILED:
+            request = self._requests.pop(number)
+            if not request.done():
+                request.set_exception(ForkFailed(f"no process to be had: {os.strerror(status)}"))
+        elif what == EXITED:
+            exited = self._children.pop(pid, None)
+            if exited is not None and not exited.done():
+                exited.set_result(Exit(status, peak_kib * 1024))
+
+    def _on_forked(self, number: int, pid: int, pidfd: int) -> None:
+        request = self._requests.pop(number)
+        exited: asyncio.Future[Exit] = self._loop.create_future()
+        self._children[pid] = exited
+        child = Child(pid, pidfd, exited)
+        if request.done():  # whoever asked has gone away
+            child.kill()
+            child.close()
+        else:
+            request.set_result(child)
+
+
+def _descriptor(ancillary: list[tuple[int, int, bytes]]) -> int:
+    found = array.array("i")
+    for _, _, data in ancillary:
+        found.frombytes(data[: len(data) - len(data) % _FD_SIZE])
+    return found[0] if found else -1

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from accelerators.backoff import Backoff
+from accelerators.base import Isolation
+from accelerators.calls import DeathReason
+from accelerators.errors import LoadStage, ModelRefused
+from accelerators.process import ProcessWorker
+from accelerators.thread import ThreadWorker
+
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Mapping
 
     from accelerators.base import Array, CallResult, LoadSpec, ModelReport
+    from accelerators.calls import Loss, Worker
     from accelerators.forkserver import ForkServer
 
-
-class DeathReason(Enum):
-    """Why a worker was replaced; the `reason` label of inferd_worker_restarts_total."""
-
-    CRASH = "crash"  # it died by a signal or exited
-    TIMEOUT = "timeout"  # a call outlived call_timeout_s and it was killed
-    MEMORY = "memory"  # it ran out of the memory it may take
-    RECYCLE = "recycle"  # it has served recycle_after_calls
+_log = logging.getLogger(f"inferd.{__name__}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,10 @@ class WorkerPool:
     """The workers (or, for isolation = thread, the threads) of one model version.
 
     Not thread-safe: use it from the event loop it was started on.
+
+    A stateful model has one worker, which is never recycled: both would lose or mix its state. A
+    thread cannot be killed: when a call in one hangs, the call gets CallTimedOut, the thread is
+    left alone and the pool has failed for good.
     """
 
     def __init__(
@@ -54,7 +61,16 @@ class WorkerPool:
         on_event: Callable[[WorkerEvent], None],
     ) -> None:
         """Store only. `on_capacity` is called on the loop whenever `free_slots` may have grown."""
-        raise NotImplementedError
+        self._spec = spec
+        self._forkserver = forkserver
+        self._on_capacity = on_capacity
+        self._on_event = on_event
+        self._report: ModelReport | None = None
+        self._places: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self._ready: list[Worker] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._failure = "not started"
+        self._recycle_at = 0  # calls; 0 never
 
     async def start(self) -> ModelReport:
         """Start, load, warm and probe; returns once every instance is ready.
@@ -62,32 +78,56 @@ class WorkerPool:
         Raises:
             ModelRefused: the model cannot be served; nothing is left behind.
         """
-        raise NotImplementedError
+        self._loop = asyncio.get_running_loop()
+        workers: list[Worker] = []
+        try:
+            first, report = await self._start_worker()
+            workers.append(first)
+            self._adopt(report)
+            for _ in range(1, 1 if report.stateful else self._spec.instances):
+                workers.append((await self._start_worker())[0])
+        except BaseException:
+            for worker in workers:
+                await worker.close()
+            raise
+        self._ready = list(workers)
+        self._failure = ""
+        self._keepers = [
+            asyncio.create_task(self._keep(worker), name=f"worker-keeper-{number}")
+            for number, worker in enumerate(workers)
+        ]
+        self._on_capacity()
+        return report
 
     @property
     def report(self) -> ModelReport:
         """What the workers found out; the newest worker's memory figure."""
-        raise NotImplementedError
+        if self._report is None:
+            raise RuntimeError("the pool was not started")
+        return self._report
 
     @property
     def alive(self) -> int:
         """Workers that can take calls now."""
-        raise NotImplementedError
+        return len(self._ready)
 
     @property
     def pids(self) -> tuple[int, ...]:
         """Process ids of the living workers; () for threads."""
-        raise NotImplementedError
+        return tuple(worker.pid for worker in self._ready if worker.pid)
 
     @property
     def failure(self) -> str:
         """Why no worker is alive, in plain words; "" while one is."""
-        raise NotImplementedError
+        return "" if self._ready else self._failure
 
     @property
     def free_slots(self) -> int:
         """Calls that `call` would accept now."""
-        raise NotImplementedError
+        free = 0
+        for worker in self._ready:
+            free += worker.free
+        return free
 
     def call(self, signature: str, inputs: Mapping[str, Array]) -> asyncio.Future[CallResult]:
         """Hand a call to the least busy worker. Only while `free_slots` > 0 (else RuntimeError).
@@ -101,8 +141,98 @@ class WorkerPool:
             CallTimedOut: it ran for call_timeout_s; its worker was killed.
             WorkerLost: the worker died; `started` says whether it had begun this call.
         """
-        raise NotImplementedError
+        place, names = self._places[signature]
+        chosen: Worker | None = None
+        most = 0
+        for worker in self._ready:
+            if worker.free > most:
+                chosen, most = worker, worker.free
+        if chosen is None:
+            raise RuntimeError("call without a free slot")
+        answer: asyncio.Future[CallResult] = self._loop.create_future()
+        chosen.call(place, [inputs[name] for name in names], answer)
+        return answer
 
     async def stop(self) -> None:
         """Stop every worker; calls in flight get WorkerLost. Leaves no process, thread or file."""
-        raise NotImplementedError
+        self._failure = "stopped"
+        for keeper in self._keepers:
+            keeper.cancel()
+        for keeper in self._keepers:
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+        self._keepers = []
+
+    def _adopt(self, report: ModelReport) -> None:
+        self._report = report
+        self._places = {
+            signature.name: (place, tuple(spec.name for spec in signature.inputs))
+            for place, signature in enumerate(report.signatures)
+        }
+        recyclable = not report.stateful and self._spec.isolation is Isolation.PROCESS
+        self._recycle_at = self._spec.recycle_after_calls if recyclable else 0
+
+    async def _start_worker(self) -> tuple[Worker, ModelReport]:
+        """A worker that serves what the first one reported.
+
+        Raises:
+            ModelRefused: it cannot be had, or found another file than the first.
+        """
+        known = self._report
+        worker: Worker
+        if self._spec.isolation is Isolation.THREAD:
+            worker = ThreadWorker(
+                self._spec,
+                proven_batch=known.max_batch if known else 0,
+                on_free=self._on_free,
+            )
+        else:
+            worker = ProcessWorker(
+                self._spec,
+                self._forkserver,
+                proven_batch=known.max_batch if known else 0,
+                on_free=self._on_free,
+            )
+        report = await worker.start()
+        if known is None:
+            return worker, report
+        if (report.digest, report.signatures) != (known.digest, known.signatures):
+            await worker.close()
+            raise ModelRefused(
+                LoadStage.READ, "the file is another one than when this version was loaded"
+            )
+        self._report = replace(known, memory_bytes=report.memory_bytes)
+        return worker, report
+
+    def _on_free(self) -> None:
+        self._on_capacity()
+
+    async def _keep(self, worker: Worker) -> None:
+        """Replace a worker whenever it ends, until this task is cancelled."""
+        backoff = Backoff()
+        try:
+            while True:
+                born = time.monotonic()
+                loss = await worker.lost
+                self._ready.remove(worker)
+                await worker.close()
+                worker = await self._replace(worker.pid, loss, backoff, born)
+                self._ready.append(worker)
+                self._on_capacity()
+        finally:
+            if worker in self._ready:
+                self._ready.remove(worker)
+            await worker.close()
+
+    async def _replace(self, pid: int, loss: Loss, backoff: Backoff, born: float) -> Worker:
+        delay_s = backoff.delay_s(time.monotonic() - born)
+        self._failure = f"its worker was {loss.detail} and is being restarted"
+        self._on_event(WorkerEvent(pid, loss.reason, loss.detail, delay_s))
+        while True:
+            await asyncio.sleep(delay_s)
+            try:
+                return (await self._start_worker())[0]
+            except ModelRefused as exc:
+                delay_s = backoff.delay_s(0.0)
+                self._failure = exc.reason
+                _log.warning("worker does not start reason=%s retry_in_s=%.2f", exc, delay_s)

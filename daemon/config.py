@@ -1,32 +1,159 @@
 """The daemon's configuration: its tables, their bounds and defaults. Pure.
 
-`/etc/inferd/inferd.toml` and `conf.d/*.toml` are read by `daemon/__main__.py`; this module takes
-their text. `config/inferd.toml` shows every key; a test holds the two together.
+`configfiles.py` reads `/etc/inferd/inferd.toml` and `conf.d/*.toml`; this module takes their text.
+`config/inferd.toml` shows every key; a test holds the two together.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from daemon.modelfile import Name, Table
+from daemon.errors import ConfigError
+from daemon.modelfile import ModelName  # noqa: TC001 (evaluated by the validation library)
+from daemon.tables import (
+    KeyPath,
+    Name,
+    Problem,
+    Table,
+    accepts,
+    check_tables,
+    has_key,
+    parse_toml,
+    unknown_key,
+)
 
-Port = Annotated[int, Field(ge=0, le=65535)]
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_ENVIRONMENT_PREFIX = "INFERD_"
+_ENVIRONMENT_SEPARATOR = "__"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and port to listen on or to connect to.
+
+    Attributes:
+        host: a name or an IP address, without brackets.
+        port: 0 takes a free one.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """True when only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def parse_address(text: str) -> Address:
+    """Read "host:port", with an IPv6 host in brackets.
+
+    Raises:
+        ValueError: it is not of that form; the message says what was expected.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    well_formed = _is_ipv6(bare) if bracketed else _HOST.fullmatch(bare) is not None
+    if not (colon and well_formed and _PORT.fullmatch(port) and int(port) <= _HIGHEST_PORT):
+        raise ValueError(f"expected {_ADDRESS_FORM}")
+    return Address(bare, int(port))
+
+
+_HIGHEST_PORT = 65535
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_ADDRESS_FORM = '"host:port" with a port from 0 to 65535, e.g. "127.0.0.1:8080" or "[::1]:8080"'
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+_MQTT_FORM = "mqtt://HOST[:PORT] or mqtts://HOST[:PORT], the user name in mqtt.username"
+_MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+def parse_mqtt_url(text: str) -> tuple[Address, bool]:
+    """Read a broker's URL: its address, and whether TLS is spoken.
+
+    Raises:
+        ValueError: it is not of the form; the message says what was expected, never the text, for
+            that may hold a password.
+    """
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError(f"expected {_MQTT_FORM}") from None
+    host = url.hostname or ""
+    plain = not (url.path.strip("/") or url.query or url.fragment or "@" in url.netloc)
+    well_formed = _HOST.fullmatch(host) or _is_ipv6(host)
+    plain = plain and text.isprintable()  # urlsplit drops line ends in silence
+    if url.scheme not in _MQTT_PORTS or port == 0 or not (plain and well_formed):
+        raise ValueError(f"expected {_MQTT_FORM}")
+    return Address(host, port or _MQTT_PORTS[url.scheme]), url.scheme == "mqtts"
+
+
+def _check_mqtt_url(text: str) -> str:
+    if text:
+        parse_mqtt_url(text)
+    return text
+
+
+def _check_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected text without control characters")
+    return text
+
+
+def _check_root(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("expected an absolute path")
+    return path
 
 
 class DeviceTable(Table):
     """`[device]`: who this appliance is."""
 
-    id: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$|^$")] = ""
+    id: Annotated[
+        str,
+        Field(
+            max_length=64,
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$",
+            description="up to 64 letters, digits, '_', '.' and '-', a letter or digit first",
+        ),
+    ] = ""
     """Names it in MQTT topics; empty for the host name."""
 
 
 class PathsTable(Table):
     """`[paths]`: where things lie. Relative paths are below `root`."""
 
-    root: Path = Path("/")
+    root: Annotated[Path, AfterValidator(_check_root), Field(description="an absolute path")] = (
+        Path("/")
+    )
     state: Path = Path("var/lib/inferd")
     run: Path = Path("run/inferd")
 
@@ -34,7 +161,9 @@ class PathsTable(Table):
 class HttpTable(Table):
     """`[http]`: the HTTP front end."""
 
-    listen: tuple[str, ...] = ("127.0.0.1:8080",)
+    listen: tuple[
+        Annotated[str, AfterValidator(_check_address), Field(description=_ADDRESS_FORM)], ...
+    ] = ("127.0.0.1:8080",)
     """host:port each; port 0 takes a free one; () for none."""
     unix_socket: bool = True
     """Also listen on `run`/inferd.sock."""
@@ -51,12 +180,16 @@ class HttpTable(Table):
 class MqttTable(Table):
     """`[mqtt]`: the MQTT front end; off while `url` is empty."""
 
-    url: Annotated[str, Field(max_length=500)] = ""
-    """mqtt://HOST[:PORT] or mqtts://HOST[:PORT]."""
+    url: Annotated[
+        str,
+        AfterValidator(_check_mqtt_url),
+        Field(max_length=500, repr=False, description=_MQTT_FORM),
+    ] = ""
+    """mqtt://HOST[:PORT] or mqtts://HOST[:PORT]. Never shown: somebody may put a password in it."""
     protocol: Literal["5", "3.1.1"] = "5"
-    client_id: Annotated[str, Field(max_length=128)] = ""
+    client_id: Annotated[str, AfterValidator(_check_printable), Field(max_length=128)] = ""
     """Empty for inferd-<device id>."""
-    username: Annotated[str, Field(max_length=256)] = ""
+    username: Annotated[str, AfterValidator(_check_printable), Field(max_length=256)] = ""
     password_file: Path | None = None
     ca_file: Path | None = None
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
@@ -65,7 +198,13 @@ class MqttTable(Table):
     """Requests taken up at a time; the rest wait at the broker."""
     outbox_max_messages: Annotated[int, Field(ge=1, le=1000000)] = 10000
     outbox_max_mib: Annotated[int, Field(ge=1, le=10240)] = 64
-    shared_group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,64}$")] = "inferd"
+    shared_group: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9_-]{0,64}$",
+            description="up to 64 letters, digits, '_' and '-'",
+        ),
+    ] = "inferd"
     """Group of the shared subscription to inferd/any/...; empty to take no part."""
 
 
@@ -73,7 +212,7 @@ class ServedModel(Table):
     """`[[models.serve]]`: one model by path, with what the defaults do not say."""
 
     path: Path
-    name: Name | None = None
+    name: ModelName | None = None
     version_policy: Literal["latest", "all", "specific"] = "latest"
     latest: Annotated[int, Field(ge=1, le=100)] = 1
     """For "latest": how many of the newest versions are served."""
@@ -144,3 +283,244 @@ class Config(Table):
     media: MediaTable = MediaTable()
     logs: LogsTable = LogsTable()
     life: LifeTable = LifeTable()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where sockets lie."""
+        return self.below_root(self.paths.run)
+
+    @property
+    def socket_path(self) -> Path:
+        """The unix socket of the HTTP front end."""
+        return self.run_dir / "inferd.sock"
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the daemon keeps what must outlive it."""
+        return self.below_root(self.paths.state)
+
+    @property
+    def model_folders(self) -> tuple[Path, ...]:
+        """The folders whose every model is served."""
+        return tuple(self.below_root(folder) for folder in self.models.folders)
+
+    def below_root(self, path: Path) -> Path:
+        """A configured path, absolute: a relative one is below `paths.root`."""
+        return self.paths.root / path
+
+
+def parse_config(sources: Sequence[tuple[str, str]], environment: Mapping[str, str]) -> Config:
+    """Merge files and environment into a whole configuration.
+
+    Later sources override earlier ones key by key; arrays are replaced. Then every variable
+    `INFERD_SECTION__KEY` overrides its key: its value is read as TOML where that gives what the key
+    takes, as text otherwise. Variables without `__` are not configuration and are not looked at.
+
+    Args:
+        sources: name and TOML text of each, in order.
+        environment: the process's, whole.
+
+    Raises:
+        ConfigError: with every problem found, one line each.
+    """
+    draft = _Draft()
+    for source, text in sources:
+        draft.add_file(source, text)
+    for variable in sorted(environment):
+        draft.add_variable(variable, environment[variable])
+    config, problems = check_tables(Config, draft.tables)
+    lines = [*draft.lines, *(draft.place(problem) for problem in problems)]
+    bad_keys = {problem.path[:2] for problem in problems}
+    lines += [
+        draft.place(problem)
+        for problem in find_contradictions(config)
+        if problem.path[:2] not in bad_keys
+    ]
+    if lines:
+        raise ConfigError(tuple(lines))
+    return _place_files(config)
+
+
+def _place_files(config: Config) -> Config:
+    """Make the paths absolute that go to a front end, which is not given `paths`."""
+    files = {
+        key: config.below_root(file)
+        for key in ("password_file", "ca_file")
+        if (file := getattr(config.mqtt, key)) is not None
+    }
+    return config.model_copy(update={"mqtt": config.mqtt.model_copy(update=files)})
+
+
+class _Draft:
+    """Tables merged from several sources, and where each key came from."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, Any] = {}
+        self.lines: list[str] = []
+        self._origins: dict[KeyPath, str] = {}
+
+    def add_file(self, source: str, text: str) -> None:
+        try:
+            tables = parse_toml(text)
+        except ValueError as exc:
+            self.lines.append(f"{source}: not TOML: {exc}")
+            return
+        self._merge(self.tables, tables, (), source)
+
+    def add_variable(self, variable: str, raw: str) -> None:
+        section, separator, key = variable.removeprefix(_ENVIRONMENT_PREFIX).partition(
+            _ENVIRONMENT_SEPARATOR
+        )
+        if not variable.startswith(_ENVIRONMENT_PREFIX) or not separator:
+            return
+        path = (section.lower(), key.lower())
+        if not has_key(Config, path):
+            known_section = has_key(Config, path[:1])
+            problem = unknown_key(Config, path if known_section else path[:1])
+            self.lines.append(f"{variable}: {problem}")
+            return
+        if not _is_unicode(raw):
+            self.lines.append(f"{variable}: {path[0]}.{path[1]}: expected UTF-8")
+            return
+        self._merge(self.tables, {path[0]: {path[1]: _read_variable(path, raw)}}, (), variable)
+
+    def place(self, problem: Problem) -> str:
+        """The problem as a line that begins with where its key came from."""
+        for length in range(len(problem.path), 0, -1):
+            if origin := self._origins.get(problem.path[:length]):
+                return f"{origin}: {problem}"
+        return str(problem)
+
+    def _merge(
+        self, into: dict[str, Any], tables: Mapping[str, Any], path: KeyPath, source: str
+    ) -> None:
+        for key, value in tables.items():
+            here = (*path, key)
+            if not isinstance(value, dict):
+                into[key] = value
+                self._origins[here] = source
+                continue
+            self._origins.setdefault(here, source)
+            # Where an earlier source has no table, its own problem is told and this is left out.
+            if isinstance(into.setdefault(key, {}), dict):
+                self._merge(into[key], value, here, source)
+
+
+def _read_variable(path: tuple[str, str], raw: str) -> object:
+    try:
+        parsed = parse_toml(f"value = {raw}")
+    except ValueError:
+        return raw
+    value = parsed.get("value")
+    if len(parsed) == 1 and (accepts(Config, path, value) or not accepts(Config, path, raw)):
+        return value
+    return raw
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def find_contradictions(config: Config) -> tuple[Problem, ...]:
+    """Keys that are each valid and do not go together. Pure.
+
+    1. Nobody but this machine may reach an address, unless `allow_anonymous` says so.
+    2. There is some way in.
+    3. What belongs to another choice is not given: it would be ignored in silence.
+    4. A model's name, and an address, is given once.
+    """
+    return (
+        *_check_http(config.http),
+        *_check_ways_in(config),
+        *_check_mqtt(config.mqtt),
+        *_check_served(config.models.serve),
+    )
+
+
+def _check_http(http: HttpTable) -> list[Problem]:
+    problems = []
+    for place, text in enumerate(http.listen):
+        path: KeyPath = ("http", "listen", place)
+        address = parse_address(text)
+        if not (address.is_loopback or http.allow_anonymous):  # rule 1
+            problems.append(
+                Problem(
+                    path,
+                    f' = "{text}": others on the network can reach this address and nothing asks '
+                    "them who they are: expected a loopback address, or "
+                    "http.allow_anonymous = true",
+                )
+            )
+        if address.port and text in http.listen[:place]:  # rule 4
+            problems.append(Problem(path, f' = "{text}": expected each address once'))
+    return problems
+
+
+def _check_ways_in(config: Config) -> list[Problem]:
+    if config.http.listen or config.http.unix_socket or config.mqtt.url:  # rule 2
+        return []
+    return [
+        Problem(
+            ("http", "listen"),
+            " = []: expected an address, or http.unix_socket = true, or an mqtt.url: "
+            "nobody could reach the daemon",
+        )
+    ]
+
+
+def _check_mqtt(mqtt: MqttTable) -> list[Problem]:
+    problems = []
+    if mqtt.ca_file is not None and mqtt.url and not parse_mqtt_url(mqtt.url)[1]:  # rule 3
+        problems.append(Problem(("mqtt", "ca_file"), ": expected only with an mqtts:// url"))
+    if mqtt.password_file is not None and mqtt.protocol == "3.1.1" and not mqtt.username:
+        problems.append(
+            Problem(
+                ("mqtt", "password_file"),
+                ": expected only with mqtt.username: "
+                "MQTT 3.1.1 has no password without a user name",
+            )
+        )
+    return problems
+
+
+def _check_served(serve: Sequence[ServedModel]) -> list[Problem]:
+    problems = []
+    for place, entry in enumerate(serve):
+        path: KeyPath = ("models", "serve", place)
+        problems += _check_versions(entry, path)
+        names = [other.name for other in serve[:place]]
+        if entry.name is not None and entry.name in names:  # rule 4
+            problems.append(
+                Problem((*path, "name"), f' = "{entry.name}": expected each model name once')
+            )
+    return problems
+
+
+def _check_versions(entry: ServedModel, path: KeyPath) -> list[Problem]:
+    problems = []
+    specific = entry.version_policy == "specific"
+    if specific and not entry.versions:
+        problems.append(
+            Problem((*path, "versions"), ': must name versions, for version_policy is "specific"')
+        )
+    if entry.versions and not specific:  # rule 3
+        problems.append(
+            Problem((*path, "versions"), ': expected only with version_policy = "specific"')
+        )
+    if "latest" in entry.model_fields_set and entry.version_policy != "latest":  # rule 3
+        problems.append(
+            Problem((*path, "latest"), ': expected only with version_policy = "latest"')
+        )
+    for label, version in entry.labels.items() if specific and entry.versions else ():
+        if version not in entry.versions:
+            problems.append(
+                Problem(
+                    (*path, "labels", label),
+                    f" = {version}: expected one of the versions that are served",
+                )
+            )
+    return problems

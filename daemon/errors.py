@@ -134,7 +134,7 @@ class RefusalReason(Enum):
 
     QUEUE_FULL = "queue_full"  # as many requests wait as may wait
     DEADLINE = "deadline"  # it would pass its deadline before its turn comes
-    DRAINING = "draining"  # the daemon or the model is being stopped
+    DRAINING = "draining"  # the front end is being stopped
 
 
 class Overloaded(TemporaryError):

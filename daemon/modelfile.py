@@ -6,25 +6,69 @@ then the daemon's `[defaults]`.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-Name = Annotated[str, Field(min_length=1, max_length=128)]
+from daemon.errors import ConfigError
+from daemon.tables import Name, Table, check_tables, parse_toml
+
+MAX_NAME_CHARACTERS = 128
+
+
+def check_model_name(name: str) -> str:
+    """Refuse what cannot stand in a topic or a URL.
+
+    Raises:
+        ValueError: the message says what was expected.
+    """
+    misfit = any(sign in "/+#" for sign in name) or name in (".", "..") or name != name.strip()
+    if misfit or not name.isprintable():
+        raise ValueError(
+            "expected a name without '/', '+', '#', control characters or spaces at its ends"
+        )
+    return name
+
+
+def check_file_name(name: str) -> str:
+    """Refuse what would lead out of the model's own folder.
+
+    Raises:
+        ValueError: the message says what was expected.
+    """
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise ValueError("expected the name of a file beside model.toml, without folders")
+    return name
+
+
+def _check_divisor(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    if 0.0 in (value if isinstance(value, tuple) else (value,)):
+        raise ValueError("expected numbers other than 0: pixels are divided by them")
+    return value
+
+
+def _check_labels(labels: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    return check_file_name(labels) if isinstance(labels, str) else labels
+
+
+ModelName = Annotated[
+    str,
+    AfterValidator(check_model_name),
+    Field(
+        min_length=1,
+        max_length=MAX_NAME_CHARACTERS,
+        description=f"text of 1 to {MAX_NAME_CHARACTERS} characters, none of '/', '+', '#'",
+    ),
+]
 Channels = float | Annotated[tuple[float, ...], Field(min_length=1, max_length=4)]
 """One number for every channel, or one for each."""
-
-
-class Table(BaseModel):
-    """A TOML table: immutable, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class ModelTable(Table):
     """`[model]`: who it is. Name defaults to the folder's or the file's stem, version to 1."""
 
-    name: Name | None = None
+    name: ModelName | None = None
     version: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
     description: Annotated[str, Field(max_length=2000)] | None = None
 
@@ -39,7 +83,7 @@ class InputTable(Table):
     resize: Literal["stretch", "letterbox", "crop"] | None = None
     color: Literal["rgb", "bgr", "gray"] | None = None
     mean: Channels | None = None
-    std: Channels | None = None
+    std: Annotated[Channels, AfterValidator(_check_divisor)] | None = None
     sample_rate_hz: Annotated[int, Field(ge=1000, le=384000)] | None = None
 
 
@@ -47,7 +91,7 @@ class OutputTable(Table):
     """`[output]`: what the output tensors mean."""
 
     kind: Literal["classification", "detection", "segmentation", "tensor"] | None = None
-    labels: str | tuple[str, ...] | None = None
+    labels: Annotated[str | tuple[str, ...], AfterValidator(_check_labels)] | None = None
     """A file name beside model.toml, or the labels themselves; default: labels.txt beside it."""
     top_k: Annotated[int, Field(ge=1, le=10000)] | None = None
     threshold: float | None = None
@@ -107,3 +151,45 @@ class ModelTables(Table):
     limits: LimitsTable = LimitsTable()
     batching: BatchingTable = BatchingTable()
     health: HealthTable = HealthTable()
+
+
+def parse_model_file(text: str) -> ModelTables:
+    """Read a `model.toml`.
+
+    Raises:
+        ConfigError: with every problem found, one line each: key, value, what was expected.
+    """
+    try:
+        raw_tables = parse_toml(text)
+    except ValueError as exc:
+        raise ConfigError((f"not TOML: {exc}",)) from exc
+    tables, problems = check_tables(ModelTables, raw_tables)
+    if problems:
+        raise ConfigError(tuple(str(problem) for problem in problems))
+    return tables
+
+
+def salvage_identity(text: str) -> ModelTable:
+    """Name and version as a broken `model.toml` still gives them; None for what cannot be read.
+
+    So an operator's slip while editing does not make the version that is being served look as if it
+    were gone. Raises nothing.
+    """
+    section = _MODEL_SECTION.search(text)
+    if section is None:
+        return ModelTable()
+    raw: dict[str, object] = {}
+    if name := _NAME_LINE.search(section[1]):
+        raw["name"] = name[1]
+    if version := _VERSION_LINE.search(section[1]):
+        raw["version"] = int(version[1])
+    return check_tables(ModelTables, {"model": raw})[0].model
+
+
+_MODEL_SECTION = re.compile(
+    r"^[ \t]*\[model\][^\n]*\n(.*?)(?=^[ \t]*\[|\Z)", re.MULTILINE | re.DOTALL
+)
+_NAME_LINE = re.compile(r"""^[ \t]*name[ \t]*=[ \t]*["']([^"'\\\n]*)["']""", re.MULTILINE)
+_VERSION_LINE = re.compile(
+    r"^[ \t]*version[ \t]*=[ \t]*([0-9]{1,19})[ \t]*(?:#.*)?\r?$", re.MULTILINE
+)

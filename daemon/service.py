@@ -17,7 +17,7 @@ from daemon.errors import (
 )
 from daemon.health import judge_readiness
 from daemon.pipeline.meaning import interpret
-from daemon.pipeline.media import MediaLimits, Placement, prepare
+from daemon.pipeline.media import MediaLimits, prepare
 from daemon.pipeline.profiles import InputKind, OutputKind
 from daemon.tensors import Meaning, Media, MediaBatch, PredictResult, Timing
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from daemon.models.registry import ModelRegistry
     from daemon.models.served import ServedVersion, Target
     from daemon.models.status import ModelStatus, Readiness, VersionStatistics
+    from daemon.pipeline.images import Placement
     from daemon.tensors import PredictRequest
 
 

@@ -17,7 +17,12 @@ from daemon.models.served import ServedVersion
 from daemon.models.settings import Settings, choose_settings
 from daemon.models.status import ModelStatus, VersionState, VersionStatistics, VersionStatus
 from daemon.models.store import FoundModel, FoundVersion, scan
-from daemon.models.versions import wanted_versions
+from daemon.models.versions import (
+    default_version,
+    labels_of,
+    version_problems,
+    wanted_versions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -59,7 +64,8 @@ class _Model:
         return {number: by_number[number] for number in sorted(numbers)}
 
     def refresh_default(self) -> None:
-        self.default = self.answering[max(self.answering)] if self.answering else None
+        newest = default_version(self.answering)
+        self.default = None if newest is None else self.answering[newest]
 
     @property
     def is_settled(self) -> bool:
@@ -96,7 +102,7 @@ class _Model:
         return ModelStatus(
             name=self.name,
             versions=newest_first,
-            labels=self.labels,
+            labels=labels_of(self.answering, self.found.entry),
             description=description or "",
             wanted=not self.unloaded,
         )
@@ -294,6 +300,8 @@ class ModelRegistry:
             known = self._models.get(model.name)
             if known is None:
                 known = self._models[model.name] = _Model(model)
+                self._metrics.know_model(model.name)
+                _log_problems(model)
             known.found = FoundModel(
                 name=model.name, versions=tuple(steady), entry=model.entry, problem=model.problem
             )
@@ -389,6 +397,13 @@ class ModelRegistry:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("task failed task=%s", task.get_name(), exc_info=error)
+
+
+def _log_problems(model: FoundModel) -> None:
+    numbers = [version.version for version in model.versions]
+    problems = version_problems(numbers, model.entry)
+    for problem in (model.problem, *problems) if model.problem else problems:
+        _log.error("model has a problem model=%s problem=%s", model.name, problem)
 
 
 def _differs(served: ServedVersion, found: FoundVersion, settings: Settings) -> bool:

@@ -1,0 +1,70 @@
+"""What the two kinds of worker, process and thread, have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from accelerators.base import Array, CallResult, ModelReport
+
+
+class DeathReason(Enum):
+    """Why a worker was replaced; the `reason` label of inferd_worker_restarts_total."""
+
+    CRASH = "crash"  # it died by a signal or exited
+    TIMEOUT = "timeout"  # a call outlived call_timeout_s and it was killed
+    MEMORY = "memory"  # it ran out of the memory it may take
+    RECYCLE = "recycle"  # it has served recycle_after_calls
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How a worker ended that nobody asked to end.
+
+    Attributes:
+        detail: in plain words ("killed by SIGSEGV").
+    """
+
+    reason: DeathReason
+    detail: str
+
+
+class Worker(Protocol):
+    """One interpreter somewhere, and the calls it has. For use on the event loop only.
+
+    Attributes:
+        pid: 0 for a thread.
+        free: calls it would accept now.
+        calls: how many it has accepted.
+        lost: done when it ended unasked.
+    """
+
+    pid: int
+    free: int
+    calls: int
+    lost: asyncio.Future[Loss]
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has calls."""
+        ...
+
+    async def start(self) -> ModelReport:
+        """Load the model.
+
+        Raises:
+            ModelRefused: it cannot be served; nothing is left behind.
+        """
+        ...
+
+    def call(self, place: int, arrays: list[Array], answer: asyncio.Future[CallResult]) -> None:
+        """Hand a call over; `free` is not 0. `place` counts the report's signatures."""
+        ...
+
+    async def close(self) -> None:
+        """End it; calls it has get WorkerLost. Leaves nothing behind."""
+        ...

@@ -1,0 +1,125 @@
+"""The fork server process: imports the runtime once, makes no interpreter, and forks workers.
+
+It is one thread, so that a fork copies nothing half-done. It ends when its daemon's end of the
+socket closes, and its workers end with it.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from accelerators import worker
+from accelerators.channel import EXIT_BUG
+from accelerators.forkwire import ANSWER, EXITED, FAILED, FORKED, READY, REQUEST
+from accelerators.interpreter import runtime_name
+
+FDS_MAX = 16
+_FD_SIZE = array.array("i").itemsize
+_FD_LIMIT = 1 << 20  # the kernel's own default ceiling of descriptor numbers
+
+
+def main(fd: int) -> None:
+    """Serve fork requests on the socket `fd` until its other end closes."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A service manager signals the whole group; when to end is the daemon's decision.
+        signal.signal(number, signal.SIG_IGN)
+    runtime_name()  # reads package metadata: once here instead of in each worker
+    gc.collect()
+    gc.freeze()  # a collection in a worker would otherwise copy every shared page
+    with socket.socket(fileno=fd) as channel:
+        try:
+            _Server(channel).serve()
+        except (ConnectionError, BrokenPipeError):
+            return
+
+
+class _Server:
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._children: dict[int, int] = {}  # pidfd -> pid
+        self._poll = select.poll()
+
+    def serve(self) -> None:
+        self._poll.register(self._channel, select.POLLIN)
+        self._channel.send(ANSWER.pack(READY, 0, os.getpid(), 0, 0))
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd in self._children:
+                    self._reap(fd)
+                elif not self._answer():
+                    return
+
+    def _answer(self) -> bool:
+        """Fork once. False when the daemon is gone."""
+        message, ancillary, _, _ = self._channel.recvmsg(
+            64, socket.CMSG_SPACE(FDS_MAX * _FD_SIZE), socket.MSG_CMSG_CLOEXEC
+        )
+        if not message:
+            return False
+        (number,) = REQUEST.unpack(message)
+        fds = [fd for _, _, data in ancillary for fd in _descriptors(data)]
+        try:
+            self._fork(number, fds)
+        except OSError as exc:
+            self._channel.send(ANSWER.pack(FAILED, number, 0, exc.errno or 0, 0))
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _fork(self, number: int, fds: list[int]) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _become_worker(fds, parent)
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = pid
+        self._poll.register(pidfd, select.POLLIN)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))]
+        self._channel.sendmsg([ANSWER.pack(FORKED, number, pid, 0, 0)], rights)
+
+    def _reap(self, pidfd: int) -> None:
+        pid = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, status, usage = os.wait4(pid, 0)
+        self._channel.send(ANSWER.pack(EXITED, 0, pid, status, usage.ru_maxrss))
+
+
+def _become_worker(fds: list[int], parent: int) -> NoReturn:
+    """The child's side of the fork: never comes back."""
+    code = EXIT_BUG
+    try:
+        kept = _move_low(fds)
+        code = worker.main(worker.Handles(kept[0], kept[1], tuple(kept[2:])), parent)
+    finally:
+        os._exit(code)
+
+
+def _move_low(fds: list[int]) -> list[int]:
+    """Move the descriptors to 3, 4, ... and close all others above 2."""
+    # First out of the way of the low numbers, then down.
+    end = 3 + len(fds)
+    spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, end) for fd in fds]
+    for place, fd in enumerate(spare):
+        os.dup2(fd, 3 + place, inheritable=False)
+    os.closerange(end, _FD_LIMIT)
+    return list(range(3, end))
+
+
+def _descriptors(data: bytes) -> array.array[int]:
+    found = array.array("i")
+    found.frombytes(data[: len(data) - len(data) % _FD_SIZE])
+    return found
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,16 @@
+"""What the daemon and its fork server say to each other, over a SOCK_SEQPACKET pair. Pure."""
+
+from __future__ import annotations
+
+import struct
+
+# Daemon to fork server: the request's number; the worker's descriptors come along.
+REQUEST = struct.Struct("<I")
+
+# Fork server to daemon: what, request number, pid, wait status or errno, peak resident KiB.
+ANSWER = struct.Struct("<BIiiq")
+
+READY = 1  # it can fork; its own pid
+FORKED = 2  # request number and pid; the pidfd comes along
+FAILED = 3  # request number and errno
+EXITED = 4  # pid, wait status and peak memory

@@ -1,0 +1,190 @@
+"""The worker process: loads one model and answers calls until its daemon lets it go.
+
+It is forked from the fork server, so the runtime is imported already. The operating system limits
+its memory, and ends it when the fork server ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accelerators import engine as engines
+from accelerators.channel import (
+    EXIT_BUG,
+    EXIT_MEMORY,
+    EXIT_OK,
+    HEADER,
+    MESSAGE_MAX,
+    STAGES,
+    TIMES,
+    Kind,
+    Slot,
+    TooBig,
+    make_lanes,
+)
+from accelerators.errors import InvokeFailed, LoadStage, ModelRefused
+from accelerators.report import decode_spec, encode_report
+
+if TYPE_CHECKING:
+    from accelerators.base import LoadSpec, ModelReport
+    from accelerators.engine import Engine
+
+_TEXT_MAX = 500  # bytes of a reason on the wire
+_TITLE = "inferd-worker"  # at most 15 characters are kept by the kernel
+_OOM_SCORE_ADJ = 500  # -1000..1000: when memory is short, a worker goes before its daemon
+
+# A thread's stack counts as its whole size against the limit, though little of it is ever used.
+_STACK_BYTES = 8 << 20
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+@dataclass(frozen=True, slots=True)
+class Handles:
+    """The file descriptors a worker is born with."""
+
+    socket: int
+    stderr: int
+    slots: tuple[int, ...]
+
+
+def main(handles: Handles, parent_pid: int) -> int:
+    """Be a worker. Returns the exit code."""
+    try:
+        prepare_process(handles, parent_pid)
+        with socket.socket(fileno=handles.socket) as channel:
+            return _Worker(channel, handles.slots).work()
+    except MemoryError:
+        return EXIT_MEMORY
+    except (ConnectionError, BrokenPipeError):
+        return EXIT_OK  # the daemon has let go
+    except Exception:  # noqa: BLE001 (top of a process)
+        traceback.print_exc()
+        return EXIT_BUG
+
+
+def prepare_process(handles: Handles, parent_pid: int) -> None:
+    """Cut the ties to the fork server, and tie this process' life to it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the line above
+        os._exit(EXIT_OK)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    os.dup2(handles.stderr, 1)
+    os.dup2(handles.stderr, 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _write("/proc/self/oom_score_adj", str(_OOM_SCORE_ADJ))
+    _write("/proc/self/comm", _TITLE)
+
+
+def limit_memory(memory_mib: int, threads: int) -> None:
+    """Let this process take so much private memory beyond what it has now."""
+    baseline = _data_bytes()
+    limit = baseline + (memory_mib << 20) + (threads - 1) * _STACK_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _data_bytes() -> int:
+    for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _write(path: str, text: str) -> None:
+    """For what is nice to have: a kernel without it is no reason to fail."""
+    try:
+        Path(path).write_text(text, "ascii")
+    except OSError:
+        return
+
+
+class _Worker:
+    def __init__(self, channel: socket.socket, slot_fds: tuple[int, ...]) -> None:
+        self._channel = channel
+        self._slot_fds = slot_fds
+
+    def work(self) -> int:
+        order = self._channel.recv(MESSAGE_MAX)
+        if not order:
+            return EXIT_OK
+        _, _, _, proven_batch = HEADER.unpack_from(order)
+        spec = decode_spec(order[HEADER.size :])
+        limit_memory(spec.memory_mib, spec.threads)
+        slots = [Slot(fd, spec.memory_mib << 20) for fd in self._slot_fds]
+        loaded = self._load(spec, proven_batch)
+        if loaded is None:
+            return EXIT_OK
+        engine, report = loaded
+        data = encode_report(report)
+        slots[0].put_blob(data)
+        self._channel.send(HEADER.pack(Kind.LOADED, 0, 0, len(data)))
+        return _serve(self._channel, engine, report, slots)
+
+    def _load(self, spec: LoadSpec, proven_batch: int) -> tuple[Engine, ModelReport] | None:
+        reached = LoadStage.READ
+
+        def on_stage(stage: LoadStage) -> None:
+            nonlocal reached
+            reached = stage
+            self._channel.send(HEADER.pack(Kind.STAGE, 0, STAGES.index(stage), 0))
+
+        try:
+            return engines.load(spec, proven_batch=proven_batch, on_stage=on_stage)
+        except ModelRefused as exc:
+            self._refuse(exc.stage, exc.reason)
+        except MemoryError as exc:
+            detail = f": {exc}" if str(exc) else ""
+            self._refuse(reached, f"it needs more than the {spec.memory_mib} MiB it may take{detail}")
+        return None
+
+    def _refuse(self, stage: LoadStage, reason: str) -> None:
+        header = HEADER.pack(Kind.REFUSED, 0, STAGES.index(stage), 0)
+        self._channel.send(header + _text(reason))
+
+
+def _serve(
+    channel: socket.socket, engine: Engine, report: ModelReport, slots: list[Slot]
+) -> int:
+    """Answer calls in their order until the other end is closed."""
+    lanes = make_lanes(report)
+    unpack, size = HEADER.unpack_from, HEADER.size
+    monotonic, run = time.monotonic, engine.run
+    while True:
+        message = channel.recv(MESSAGE_MAX)
+        begin = monotonic()
+        if not message:
+            return EXIT_OK
+        _, place, signature, call = unpack(message)
+        slot = slots[place]
+        slot.mark_taken_up()
+        into, out = lanes[signature]
+        try:
+            outputs, invoke_s = run(signature, into.get(slot, message[size:]))
+            body = out.put(slot, outputs)
+            del outputs  # views into the runtime, which must not live when it runs again
+        except (InvokeFailed, TooBig) as exc:
+            header = HEADER.pack(Kind.FAILED, place, signature, call)
+            channel.send(header + TIMES.pack(0.0, begin, monotonic()) + _text(str(exc)))
+            continue
+        except MemoryError as exc:
+            text = "it needs more memory than the model may take" + (f": {exc}" if str(exc) else "")
+            header = HEADER.pack(Kind.FAILED, place, signature, call)
+            channel.send(header + TIMES.pack(0.0, begin, monotonic()) + _text(text))
+            return EXIT_MEMORY  # a new process has all its memory; this one may be in shreds
+        header = HEADER.pack(Kind.RESULT, place, signature, call)
+        channel.send(header + TIMES.pack(invoke_s, begin, monotonic()) + body)
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "replace")[:_TEXT_MAX]

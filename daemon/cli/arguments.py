@@ -1,0 +1,156 @@
+"""Everything that can be typed after `inferctl`: verbs, arguments, and what they mean. Pure.
+
+The verbs' code is named, not imported: reading a status must not wait for an HTTP server's import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from daemon.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_URL_HELP = (
+    "the daemon's address, http://HOST:PORT or unix:/PATH; default: INFERD_URL, "
+    "else /run/inferd/inferd.sock where it exists, else http://127.0.0.1:8080"
+)
+_EPILOG = "exit codes: 0 done, 1 refused or failed, 2 usage, 69 daemon not reachable, 78 bad config"
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One word after `inferctl`.
+
+    Attributes:
+        runner: "module:function" of its code, called with the parsed arguments.
+        summary: one line for the list of verbs.
+        add: declares its arguments.
+        talks: it talks to a running daemon, so it has --url.
+    """
+
+    runner: str
+    summary: str
+    add: Callable[[argparse.ArgumentParser], None]
+    talks: bool = True
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="inferctl",
+        description="Serve models, ask for predictions, and look after an inferd appliance.",
+        epilog=_EPILOG,
+        exit_on_error=False,
+    )
+    parser.add_argument("--version", action="version", version=f"inferctl {VERSION}")
+    parser.add_argument("--url", default=None, help=_URL_HELP)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        child = verbs.add_parser(
+            name, help=verb.summary, description=f"{verb.summary[0].upper()}{verb.summary[1:]}."
+        )
+        child.set_defaults(runner=verb.runner)
+        if verb.talks:
+            # Also accepted after the verb; SUPPRESS keeps it from undoing the one before it.
+            child.add_argument("--url", default=argparse.SUPPRESS, help=_URL_HELP)
+        verb.add(child)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; a word that is no verb gets the nearest one suggested.
+
+    Raises:
+        SystemExit: 0 after --help and --version, 2 for a command line nobody can follow.
+    """
+    parser = build_parser()
+    try:
+        return parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        parser.error(_suggest(str(error)))
+
+
+def _suggest(message: str) -> str:
+    found = re.search(r"invalid choice: '([^']*)'", message)
+    if found is None:
+        return message
+    word = found.group(1)
+    nearest = difflib.get_close_matches(word.lower(), VERBS, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"verbs are: {', '.join(VERBS)}"
+    return f"no verb '{word}'; {hint}"
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="end after the story, for scripts")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="+",
+        type=Path,
+        help="a .tflite file, a model folder, or a folder of versions",
+    )
+    parser.add_argument(
+        "--http", metavar="H:P", default="127.0.0.1:8080", help="listen here; port 0: any free one"
+    )
+    parser.add_argument("--mqtt", metavar="URL", default="", help="mqtt://HOST[:PORT] of a broker")
+    parser.add_argument(
+        "--allow-anonymous",
+        action="store_true",
+        help="let anyone who can reach the address use it, when it is not only this machine",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="its name, as `inferctl models` lists it")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="a picture, a WAV, a raw tensor, or KServe v2 JSON (*.json); '-' reads standard input",
+    )
+    parser.add_argument("--model-version", type=int, metavar="N", help="default: the newest")
+    parser.add_argument("--top-k", type=int, metavar="N", help="list at most so many")
+    parser.add_argument("--threshold", type=float, metavar="SCORE", help="list from this score on")
+    _add_json(parser)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="F",
+        help="the daemon's configuration; default: /etc/inferd/inferd.toml",
+    )
+    _add_json(parser)
+
+
+VERBS = {
+    "demo": Verb(
+        "daemon.cli.demo:demo",
+        "serve the demo model with a broker of its own and show it off",
+        _add_demo,
+        talks=False,
+    ),
+    "serve": Verb("daemon.cli.serve:serve", "serve models from files", _add_serve, talks=False),
+    "status": Verb("daemon.cli.reading:status", "say how the daemon is", _add_json),
+    "models": Verb("daemon.cli.reading:models", "list the models and what runs them", _add_json),
+    "devices": Verb("daemon.cli.reading:devices", "list the devices models can run on", _add_json),
+    "predict": Verb("daemon.cli.predict:predict", "ask a model about a file", _add_predict),
+    "doctor": Verb(
+        "daemon.cli.doctor:doctor", "look for what is wrong and say what to do", _add_doctor
+    ),
+}

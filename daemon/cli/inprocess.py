@@ -1,0 +1,71 @@
+"""Runs a daemon inside this process, in a temporary folder, for as long as a verb needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from daemon.app import serve
+from daemon.cli.outcome import CommandError, ExitCode
+from daemon.config import Config, find_contradictions
+from daemon.logs import set_up_logging
+from daemon.tables import check_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from daemon.app import Running
+
+
+class BadConfig(CommandError):
+    """What was asked for makes no configuration that can be used."""
+
+    exit_code = ExitCode.BAD_CONFIG
+
+
+def build_config(
+    root: Path,
+    models: Sequence[Path],
+    *,
+    listen: str,
+    mqtt_url: str,
+    allow_anonymous: bool,
+    log_level: str,
+    device_id: str = "",
+) -> Config:
+    """The configuration of a daemon that serves these models and keeps its state below `root`.
+
+    Raises:
+        BadConfig: with every problem, one line each.
+    """
+    tables: Mapping[str, object] = {
+        "device": {"id": device_id},
+        "paths": {"root": str(root)},
+        "http": {"listen": [listen], "allow_anonymous": allow_anonymous},
+        "mqtt": {"url": mqtt_url},
+        "models": {"folders": [], "serve": [{"path": str(path.absolute())} for path in models]},
+        "logs": {"level": log_level},
+    }
+    config, problems = check_tables(Config, tables)
+    problems = problems or find_contradictions(config)
+    if problems:
+        raise BadConfig("\n".join(str(problem) for problem in problems))
+    return config
+
+
+def run_daemon(config: Config, on_ready: Callable[[Running], None]) -> None:
+    """Run until a signal or `Running.stop`; `on_ready` is called once, when models are settled.
+
+    Raises:
+        CommandError: it cannot start.
+    """
+    set_up_logging(config.logs.level, config.logs.format, sys.stderr)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(config, on_ready=on_ready))
+    except OSError as error:
+        raise CommandError(f"cannot start: {error}") from error

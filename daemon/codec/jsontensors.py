@@ -1,0 +1,340 @@
+"""JSON numbers <-> tensors, exactly: what does not fit is refused, never rounded away. Pure.
+
+Rules, for every protocol that carries tensors as JSON:
+1. A document is UTF-8 and strict JSON: no NaN or Infinity tokens, no trailing bytes, at most 1024
+   levels deep. (JSON has no such numbers; the strings "NaN", "Infinity" and "-Infinity" stand for
+   them in float tensors, both ways, so that every answer stays valid JSON.)
+2. Integers are JSON integers within the datatype's range; 1.0 is not an integer.
+3. Floats are any JSON number the datatype's range holds, rounded to its precision. The answer's
+   digits are the fewest that give the same float32 or float64 back.
+4. BOOL is true, false, 1 or 0. BYTES elements are strings (their UTF-8 bytes) or {"b64": "..."}.
+5. FP16 has no JSON form.
+6. A tensor's data is flat, or nested exactly as its shape says.
+Not checked: a key that occurs twice in an object; the last one counts.
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from accelerators.base import DataType
+from daemon.errors import BadTensor, Malformed, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from accelerators.base import Array
+
+_SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_SPECIAL_TOKENS = (b"NaN", b"Infinity", b"-Infinity", b"-NaN")
+
+_INTEGERS = frozenset(
+    {
+        DataType.UINT8,
+        DataType.UINT16,
+        DataType.UINT32,
+        DataType.UINT64,
+        DataType.INT8,
+        DataType.INT16,
+        DataType.INT32,
+        DataType.INT64,
+    }
+)
+_FLOATS = frozenset({DataType.FP32, DataType.FP64})
+
+
+def _limits(datatype: DataType) -> tuple[int, int]:
+    bits = datatype.itemsize * 8
+    if datatype.value.startswith("U"):
+        return 0, 2**bits - 1
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+_INTEGER_LIMITS = {datatype: _limits(datatype) for datatype in _INTEGERS}
+
+# What a value's Python type is called in JSON, for messages.
+_JSON_NAMES = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a fraction",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def parse_json(body: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 (JSON is anything)
+    """Read one JSON document.
+
+    Raises:
+        Malformed: it is not one; the message says what is wrong and where.
+    """
+    if not body:
+        raise Malformed("the body is empty; a JSON document was expected")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise Malformed(_explain(bytes(body), exc)) from exc
+
+
+def array_from_json(
+    data: object, datatype: DataType, shape: Sequence[int], *, name: str = "data"
+) -> Array:
+    """Make a tensor of JSON values.
+
+    Args:
+        data: the values, flat in row-major order or nested as `shape` says; for rank 0 a list of
+            one value or the bare value.
+        datatype: what to make of them.
+        shape: every dimension >= 0; the caller has checked it against the model.
+        name: of the tensor, for messages.
+
+    Returns:
+        An array of `datatype.dtype` and `shape`, the caller's own; BYTES elements are `bytes`.
+
+    Raises:
+        BadTensor: a value does not fit the datatype, there are too few or too many, or the nesting
+            is not that of the shape.
+    """
+    values = _flatten(data, tuple(shape), name)
+    if datatype in _INTEGERS:
+        flat = _integers(values, datatype, name)
+    elif datatype in _FLOATS:
+        flat = _floats(values, datatype, name)
+    elif datatype is DataType.BOOL:
+        flat = _booleans(values, name)
+    elif datatype is DataType.BYTES:
+        flat = _byte_strings(values, name)
+    else:
+        raise BadTensor(f"{name}: {datatype.value} has no JSON form; send it as binary data")
+    return flat.reshape(shape)
+
+
+def array_to_json(array: Array, datatype: DataType, *, name: str = "data") -> bytes:
+    """Write a tensor's values as one flat JSON list in row-major order.
+
+    Raises:
+        BadTensor: its datatype has no JSON form, or a BYTES element is not UTF-8; the client must
+            ask for binary data.
+    """
+    if datatype is DataType.BYTES:
+        return orjson.dumps(_texts(array, name))
+    if datatype is DataType.FP16:
+        raise BadTensor(f"{name}: FP16 has no JSON form; ask for binary data")
+    flat = np.ascontiguousarray(array, dtype=datatype.dtype).reshape(-1)
+    text = orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
+    if datatype not in _FLOATS:
+        return text
+    finite = np.isfinite(flat)
+    return text if finite.all() else _name_special_floats(text, flat, np.flatnonzero(~finite))
+
+
+def bytes_array(elements: list[bytes]) -> Array:
+    """A BYTES tensor of rank 1; numpy by itself would cut trailing zero bytes."""
+    array: Array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    return array
+
+
+def decode_base64(text: object, name: str) -> bytes:
+    """The bytes that a base64 string stands for; whitespace in it is ignored.
+
+    Raises:
+        BadTensor: it is not a string or not base64.
+    """
+    if not isinstance(text, str):
+        raise BadTensor(f"{name}: 'b64' must be a string of base64")
+    try:
+        return binascii.a2b_base64("".join(text.split()), strict_mode=True)
+    except (binascii.Error, ValueError) as exc:
+        raise BadTensor(f"{name}: unable to base64 decode: {exc}") from exc
+
+
+def _explain(body: bytes, exc: orjson.JSONDecodeError) -> str:
+    """What is wrong with the document, with a hint where clients are known to stumble."""
+    if not body.strip():
+        return "the body is empty; a JSON document was expected"
+    if "UTF-8" in exc.msg and "BOM" not in exc.msg:
+        return f"JSON Parse error: the document is not UTF-8 at offset: {_utf8_error(body)}"
+    message = f"JSON Parse error: {exc.msg} at offset: {exc.pos}"
+    around = body[max(0, exc.pos - 1) : exc.pos + 12]
+    if any(token in around for token in _SPECIAL_TOKENS):
+        return (
+            f"{message}; JSON has no NaN or Infinity: "
+            'send the strings "NaN", "Infinity" or "-Infinity" in float tensors'
+        )
+    return message
+
+
+def _utf8_error(body: bytes) -> int:
+    """Where the first byte that is not UTF-8 stands."""
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        return exc.start
+    return 0
+
+
+def _flatten(data: object, shape: tuple[int, ...], name: str) -> list[Any]:
+    """The values in row-major order; `data` is flat or nested as `shape` says."""
+    count = math.prod(shape)
+    if not isinstance(data, list):
+        if shape:
+            raise BadTensor(f"{name}: expected a list of {count} values, got {_json_name(data)}")
+        return [data]
+    is_nested = len(shape) > 1 and bool(data) and type(data[0]) is list
+    if is_nested:
+        return _flatten_nested(data, shape, name)
+    if len(data) != count:
+        raise BadTensor(f"{name}: shape {list(shape)} needs {count} values, got {len(data)}")
+    return data
+
+
+def _flatten_nested(level: list[Any], shape: tuple[int, ...], name: str) -> list[Any]:
+    """Join one level of lists after the other, each checked against its dimension."""
+    if len(level) != shape[0]:
+        raise _bad_nesting(name, shape, 0, len(level))
+    for depth, dimension in enumerate(shape[1:], start=1):
+        strangers = set(map(type, level)) - {list}
+        if strangers:
+            kind = _JSON_NAMES.get(strangers.pop(), "something else")
+            raise BadTensor(
+                f"{name}: expected only lists at level {depth} for shape {list(shape)}, got {kind}"
+            )
+        wrong_lengths = set(map(len, level)) - {dimension}
+        if wrong_lengths:
+            raise _bad_nesting(name, shape, depth, wrong_lengths.pop())
+        level = list(chain.from_iterable(level))
+    return level
+
+
+def _bad_nesting(name: str, shape: tuple[int, ...], level: int, length: int) -> BadTensor:
+    return BadTensor(
+        f"{name}: a list at level {level} has {length} elements, "
+        f"expected {shape[level]} for shape {list(shape)}"
+    )
+
+
+def _integers(values: list[Any], datatype: DataType, name: str) -> Array:
+    _require(values, {int}, datatype, "integers", name)
+    low, high = _INTEGER_LIMITS[datatype]
+    wide = np.uint64 if datatype is DataType.UINT64 else np.int64
+    if wide is np.uint64 and values and min(values) < 0:
+        raise _out_of_range(min(values), datatype, name)
+    try:
+        array: Array = np.array(values, dtype=wide)
+    except OverflowError as exc:
+        worst = next(value for value in values if not low <= value <= high)
+        raise _out_of_range(worst, datatype, name) from exc
+    if array.dtype == datatype.dtype or not array.size:
+        return array.astype(datatype.dtype, copy=False)
+    least, most = int(array.min()), int(array.max())
+    if least < low or most > high:
+        raise _out_of_range(least if least < low else most, datatype, name)
+    return array.astype(datatype.dtype)
+
+
+def _floats(values: list[Any], datatype: DataType, name: str) -> Array:
+    kinds = set(map(type, values))
+    specials = str in kinds
+    if specials:
+        values = [_special_float(v, name) if type(v) is str else v for v in values]
+    _require(values, {int, float}, datatype, "numbers", name)
+    exact: NDArray[np.float64] = np.array(values, dtype=np.float64)
+    if datatype is DataType.FP64:
+        return exact
+    with np.errstate(over="ignore"):
+        array = exact.astype(np.float32)
+    if not np.isfinite(array).all():
+        overflown = np.isinf(array) & np.isfinite(exact)
+        if overflown.any():
+            raise _out_of_range(float(exact[overflown][0]), datatype, name)
+    return array
+
+
+def _special_float(text: str, name: str) -> float:
+    value = _SPECIAL_FLOATS.get(text)
+    if value is None:
+        raise BadTensor(
+            f"{name}: the string '{shorten(text)}' is not a number; "
+            'only "NaN", "Infinity" and "-Infinity" are'
+        )
+    return value
+
+
+def _booleans(values: list[Any], name: str) -> Array:
+    _require(values, {bool, int}, DataType.BOOL, "true or false", name)
+    if set(values) - {0, 1}:
+        raise BadTensor(f"{name}: BOOL takes true, false, 1 or 0")
+    array: Array = np.array(values, dtype=np.bool_)
+    return array
+
+
+def _byte_strings(values: list[Any], name: str) -> Array:
+    if dict in set(map(type, values)):
+        _require(values, {str, dict}, DataType.BYTES, "strings", name)
+        elements = [v.encode() if type(v) is str else _b64_object(v, name) for v in values]
+    else:
+        _require(values, {str}, DataType.BYTES, "strings", name)
+        elements = list(map(str.encode, values))
+    return bytes_array(elements)
+
+
+def _b64_object(value: dict[str, object], name: str) -> bytes:
+    if value.keys() != {"b64"}:
+        raise BadTensor(f'{name}: an object must be {{"b64": "<base64>"}}')
+    return decode_base64(value["b64"], name)
+
+
+def _require(
+    values: list[Any], allowed: set[type], datatype: DataType, what: str, name: str
+) -> None:
+    """Refuse values of other Python types; `set(map(type, ...))` looks at all of them in C."""
+    wrong = set(map(type, values)) - allowed
+    if wrong:
+        kind = next(iter(wrong))
+        at = next(i for i, value in enumerate(values) if type(value) is kind)
+        raise BadTensor(
+            f"{name}: {datatype.value} takes {what}, "
+            f"got {_JSON_NAMES.get(kind, 'something else')} at element {at}"
+        )
+
+
+def _out_of_range(value: float, datatype: DataType, name: str) -> BadTensor:
+    if datatype in _INTEGER_LIMITS:
+        low, high = _INTEGER_LIMITS[datatype]
+        return BadTensor(f"{name}: {value} is outside the range of {datatype.value}, {low}..{high}")
+    return BadTensor(f"{name}: {value} is outside the range of {datatype.value}")
+
+
+def _json_name(value: object) -> str:
+    return _JSON_NAMES.get(type(value), "something else")
+
+
+def _texts(array: Array, name: str) -> list[str]:
+    try:
+        return [element.decode("utf-8") for element in array.reshape(-1).tolist()]
+    except UnicodeDecodeError as exc:
+        raise BadTensor(
+            f"{name}: an element is not UTF-8 and has no JSON form; ask for binary data"
+        ) from exc
+
+
+def _name_special_floats(text: bytes, flat: Array, at: NDArray[np.intp]) -> bytes:
+    """Put the names of NaN and the infinities where orjson wrote null."""
+    parts = text[1:-1].split(b",")
+    for index in at.tolist():
+        value = float(flat[index])
+        parts[index] = (
+            b'"NaN"' if math.isnan(value) else b'"Infinity"' if value > 0 else b'"-Infinity"'
+        )
+    return b"[" + b",".join(parts) + b"]"

@@ -1,0 +1,152 @@
+"""One message in, one answer out: decode, predict, encode. The front end sees to everything else.
+
+Answers are the native protocol's, byte for byte what HTTP would have said.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from daemon.codec.native import decode_predict, encode_predict, make_request
+from daemon.errors import DaemonError, Malformed, TooLarge
+from daemon.metrics import Outcome, outcome_of
+from daemon.mqtt.messages import Delivery, Publication
+from daemon.mqtt.refusals import INTERNAL, code_of, refusal
+from daemon.mqtt.requests import read_address, read_envelope, read_wish
+from daemon.tensors import Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from daemon.metrics import Metrics
+    from daemon.mqtt.requests import Address
+    from daemon.mqtt.topics import Command, Topics
+    from daemon.service import InferenceService
+
+_log = logging.getLogger(f"inferd.{__name__}")
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What is counted of one request; `version` is 0 while it is not known."""
+
+    model: str
+    version: int = 0
+    outcome: Outcome = Outcome.FAILED
+
+
+class Handler:
+    """Answers requests.
+
+    Args:
+        max_payload_bytes: larger requests are refused.
+    """
+
+    def __init__(
+        self,
+        service: InferenceService,
+        metrics: Metrics,
+        topics: Topics,
+        *,
+        max_payload_bytes: int,
+    ) -> None:
+        self._service = service
+        self._count = metrics.request
+        self._topics = topics
+        self._max_payload_bytes = max_payload_bytes
+
+    async def answer(self, delivery: Delivery, command: Command) -> Publication:
+        """The answer: a result or a refusal. Raises nothing but cancellation."""
+        envelope = read_envelope(delivery)
+        address = read_address(delivery, envelope, self._topics.result(command))
+        counted = _Counted(command.model)
+        try:
+            payload = await self._predict(delivery, command, envelope, address, counted)
+            counted.outcome = Outcome.OK
+        except DaemonError as error:
+            payload = _refuse(error, address, counted)
+        except Exception:  # noqa: BLE001 (top of a request: a bug is answered, logged and counted)
+            _log.exception("request failed in a way nobody foresaw model=%s", counted.model)
+            message = "internal error; the log of the appliance says more"
+            payload = refusal(INTERNAL, message, address.request_id)
+        except BaseException:
+            counted.outcome = Outcome.CANCELLED
+            raise
+        finally:
+            self._record(counted, delivery)
+        return _publication(delivery, address, payload)
+
+    def refuse(self, delivery: Delivery, command: Command, error: DaemonError) -> Publication:
+        """The answer to a request that is not looked at."""
+        address = read_address(delivery, read_envelope(delivery), self._topics.result(command))
+        counted = _Counted(command.model)
+        payload = _refuse(error, address, counted)
+        self._record(counted, delivery)
+        return _publication(delivery, address, payload)
+
+    async def _predict(
+        self,
+        delivery: Delivery,
+        command: Command,
+        envelope: Mapping[str, Any],
+        address: Address,
+        counted: _Counted,
+    ) -> bytes:
+        size = len(delivery.payload)
+        if size > self._max_payload_bytes:
+            raise TooLarge(
+                f"the payload has {size} bytes, more than the {self._max_payload_bytes} taken here",
+                limit=self._max_payload_bytes,
+                unit="bytes",
+            )
+        if address.problem:
+            raise Malformed(address.problem)
+        wish = read_wish(delivery, envelope)
+        label = wish.options.label
+        with self._service.lease(command.model, version=wish.version, label=label) as target:
+            counted.version = target.version
+            call = decode_predict(wish.body, wish.content_type, target, wish.options)
+            request = make_request(
+                call,
+                wish.options,
+                deadline=_deadline(delivery, wish.timeout_s, target.timeout_s),
+                request_id=address.request_id,
+                protocol=Protocol.MQTT,
+            )
+            result = await self._service.predict(target, request)
+            return encode_predict(result, call.signature)
+
+    def _record(self, counted: _Counted, delivery: Delivery) -> None:
+        duration_s = time.monotonic() - delivery.received_at
+        self._count(counted.model, counted.version, Protocol.MQTT, counted.outcome, duration_s)
+
+
+def _deadline(delivery: Delivery, asked_s: float | None, model_s: float) -> float:
+    """Counted from the message's arrival; a message that expires is not worth more time."""
+    timeout_s = model_s if asked_s is None else asked_s
+    if delivery.expiry_s is not None:
+        timeout_s = min(timeout_s, delivery.expiry_s)
+    return delivery.received_at + timeout_s
+
+
+def _refuse(error: DaemonError, address: Address, counted: _Counted) -> bytes:
+    counted.outcome = outcome_of(error)
+    return refusal(code_of(error), str(error), address.request_id)
+
+
+def _publication(delivery: Delivery, address: Address, payload: bytes) -> Publication:
+    expires_at = None
+    if delivery.expiry_s is not None:
+        expires_at = delivery.received_at + delivery.expiry_s
+    return Publication(
+        topic=address.topic,
+        payload=payload,
+        qos=delivery.qos,
+        correlation=delivery.correlation,
+        expires_at=expires_at,
+        request_id=address.request_id,
+    )

@@ -1,0 +1,462 @@
+"""Sender: what leaves, in which order, and what becomes of it when the broker goes away.
+
+Rules:
+1. Announcements (availability, state) leave first; of one topic only the newest.
+2. QoS 1 results leave in the order in which they were submitted: those on disk, then those in
+   memory. At most a window of them is in flight.
+3. A durable result (QoS 1, no expiry) is *settled*, so that its request may be acknowledged, when
+   the broker has acknowledged it or when it is on disk; never before.
+4. While the broker is away durable results go to disk. When a connection is lost, those in flight
+   follow, in their order; the broker may have some of them already and gets them again.
+5. Results that may expire wait in memory, a bounded number of them, and are dropped when they have.
+6. QoS 0 results are sent or dropped at once.
+7. What is larger than the broker's Maximum Packet Size is never given to the client library, which
+   would send it again for ever: a small refusal takes its place. A broker that names no limit and
+   closes the connection instead is found out: see `_Suspicion`.
+
+Lives on the event loop; the disk is asked in one thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from daemon.mqtt.messages import BrokerLimits, Publication, packet_bytes
+from daemon.mqtt.outbox import Outbox, OutboxUnusable
+from daemon.mqtt.refusals import too_large_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    from daemon.mqtt.outbox import Stored
+
+    T = TypeVar("T")
+
+_log = logging.getLogger(f"inferd.{__name__}")
+
+_WINDOW = 20
+"""QoS 1 messages in flight: enough to hide the round trip to a distant broker. The broker's own
+receive maximum may be less."""
+
+_REMOVE_AT = 64
+"""Acknowledged rows are removed from disk in batches of this size, or when nothing is left."""
+
+_MAX_EXPIRING = 1000
+"""Results that may expire and wait in memory for the broker."""
+
+_MAX_IN_MEMORY = 256
+"""Durable results that wait for a window place in memory; beyond it they go to disk too."""
+
+_RETRY_DISK_S = 5.0
+"""After the disk has refused."""
+
+_SUSPECT_BYTES = 64 * 1024
+"""Smaller results are never suspected: every broker takes them."""
+
+_SUSPECT_AFTER = 3
+"""Connections that must have been lost on the same result, without one acknowledgement."""
+
+
+class Link(Protocol):
+    """What the sender needs of a session."""
+
+    def publish(self, connection: int, token: int, publication: Publication) -> None:
+        """Send with QoS 1."""
+
+    def publish_unconfirmed(self, connection: int, publication: Publication) -> bool:
+        """Send with QoS 0; False when it was dropped."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A QoS 1 result on its way. `row` is 0 for one that is not on disk."""
+
+    publication: Publication
+    settled: Callable[[], None]
+    row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    """The connection there is now."""
+
+    number: int
+    limits: BrokerLimits
+
+    @property
+    def window(self) -> int:
+        return min(_WINDOW, self.limits.receive_maximum)
+
+
+class Sender:
+    """The way out for everything the front end publishes.
+
+    Args:
+        link: the session.
+        outbox: not opened yet.
+        on_outbox: told how many results wait on disk, whenever that changes.
+        on_lost: told why, for every result that was dropped.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        outbox: Outbox,
+        *,
+        on_outbox: Callable[[int], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._link = link
+        self._outbox = outbox
+        self._on_outbox = on_outbox
+        self._on_lost = on_lost
+        self._connected: _Connected | None = None
+        self._announcements: dict[str, Publication] = {}
+        self._from_disk: deque[_Waiting] = deque()  # read, not sent yet
+        self._memory: deque[_Waiting] = deque()
+        self._in_flight: dict[int, _Waiting] = {}  # by token, in the order they were sent
+        self._acknowledged_rows: list[int] = []
+        self._last_token = 0
+        self._last_row = 0  # of this connection: rows up to it have been read
+        self._has_unread_rows = False
+        self._is_spilling = False
+        self._suspicion = _Suspicion()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inferd-mqtt-outbox")
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take up what an earlier run left on disk."""
+        try:
+            await self._on_disk(self._outbox.open)
+        except OutboxUnusable as exc:
+            _log.error("outbox cannot be opened cause=%s", exc)
+        self._has_unread_rows = len(self._outbox) > 0
+        self._on_outbox(len(self._outbox))
+        self._task = asyncio.create_task(self._run(), name="mqtt-outbox")
+
+    async def stop(self) -> None:
+        """Put what is durable on disk and close it. The session is gone already."""
+        if self._task is None:
+            return
+        self.disconnected()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+        try:
+            await self._tidy_disk()
+            await self._spill()
+        except OutboxUnusable as exc:
+            _log.error(
+                "results lost: the outbox cannot be written count=%d cause=%s",
+                len(self._memory),
+                exc,
+            )
+        await self._on_disk(self._outbox.close)
+        self._disk.shutdown()
+
+    @property
+    def outbox_messages(self) -> int:
+        """Results on disk."""
+        return len(self._outbox)
+
+    def submit(self, publication: Publication, settled: Callable[[], None]) -> None:
+        """Send a result; `settled` is called once, when its request may be acknowledged."""
+        if publication.qos == 0:
+            self._send_unconfirmed(publication)
+            settled()
+            return
+        waiting = _Waiting(publication, settled)
+        self._idle.clear()
+        if not publication.is_durable and self._count_expiring() >= _MAX_EXPIRING:
+            self._lose(waiting, "too many results wait in memory")
+            return
+        self._memory.append(waiting)
+        self._send_ready()
+        if self._connected is None or len(self._memory) > _MAX_IN_MEMORY:
+            self._wake.set()
+
+    def announce(self, publication: Publication) -> None:
+        """Send availability or state before anything else; nothing when there is no connection."""
+        if self._connected is None:
+            return
+        self._idle.clear()
+        self._announcements[publication.topic] = publication
+        self._send_ready()
+
+    def connected(self, number: int, limits: BrokerLimits) -> None:
+        """There is a connection: begin with the oldest."""
+        self._connected = _Connected(number, limits)
+        self._last_row = 0
+        self._has_unread_rows = len(self._outbox) > 0
+        self._wake.set()
+        self._send_ready()
+
+    def disconnected(self) -> None:
+        """The connection is gone: everything in flight must be sent again."""
+        if self._connected is None:
+            return
+        self._connected = None
+        self._announcements.clear()
+        self._from_disk.clear()
+        lost = [waiting for waiting in self._in_flight.values() if waiting.publication.request_id]
+        self._in_flight.clear()
+        self._memory.extendleft(reversed([waiting for waiting in lost if not waiting.row]))
+        self._suspicion.connection_lost(lost[0].publication if lost else None)
+        self._wake.set()
+
+    def published(self, token: int, refusal: str, *, too_large: bool) -> None:
+        """The broker has acknowledged, or refused, what went by this token."""
+        waiting = self._in_flight.pop(token, None)
+        if waiting is None:
+            return
+        if waiting.publication.request_id:
+            self._suspicion.acknowledged()
+        if too_large and waiting.publication.request_id:
+            self._resend_as_refusal(waiting)
+        elif refusal:
+            self._lose(waiting, f"the broker refused it: {refusal}")
+        else:
+            self._finish(waiting)
+        self._send_ready()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until nothing is in flight and nothing waits; False when it took too long."""
+        self._note_idle()
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _send_ready(self) -> None:
+        """Send as much as the window takes, in the order of rules 1 and 2."""
+        connected = self._connected
+        if connected is None:
+            return
+        window = 1 if self._suspicion.is_raised else connected.window
+        while len(self._in_flight) < window:
+            waiting = self._next()
+            if waiting is None:
+                break
+            self._send(waiting, connected)
+        self._note_idle()
+
+    def _next(self) -> _Waiting | None:
+        if self._announcements:
+            _, publication = self._announcements.popitem()
+            return _Waiting(publication, _nothing)
+        if self._from_disk:
+            return self._from_disk.popleft()
+        if self._has_unread_rows or self._is_spilling:
+            self._wake.set()
+            return None
+        while self._memory:
+            waiting = self._memory.popleft()
+            expires_at = waiting.publication.expires_at
+            if expires_at is None or expires_at > time.monotonic():
+                return waiting
+            self._lose(waiting, "it expired before the broker came back")
+        return None
+
+    def _send(self, waiting: _Waiting, connected: _Connected) -> None:
+        fitting = self._fit(waiting.publication, connected.limits)
+        if fitting is None:
+            self._lose(waiting, "even its refusal is over the broker's Maximum Packet Size")
+            return
+        self._last_token += 1
+        self._in_flight[self._last_token] = waiting
+        self._link.publish(connected.number, self._last_token, fitting)
+
+    def _send_unconfirmed(self, publication: Publication) -> None:
+        if self._connected is None:
+            self._on_lost("the broker is away")
+            return
+        fitting = self._fit(publication, self._connected.limits)
+        if fitting is None:
+            self._on_lost("over the broker's Maximum Packet Size")
+        elif not self._link.publish_unconfirmed(self._connected.number, fitting):
+            self._on_lost("the broker reads too slowly")
+
+    def _fit(self, publication: Publication, limits: BrokerLimits) -> Publication | None:
+        """The publication, or its refusal, or None when not even that fits (rule 7)."""
+        limit = limits.max_packet_bytes
+        if self._suspicion.condemns(publication):
+            return too_large_refusal(publication, None)
+        if limit is None or packet_bytes(publication) <= limit:
+            return publication
+        refusal = too_large_refusal(publication, limit)
+        return refusal if packet_bytes(refusal) <= limit else None
+
+    def _resend_as_refusal(self, waiting: _Waiting) -> None:
+        refusal = too_large_refusal(waiting.publication, None)
+        if waiting.publication.payload == refusal.payload or self._connected is None:
+            self._lose(waiting, "the broker finds even its refusal too large")
+            return
+        waiting.publication = refusal
+        self._last_token += 1
+        self._in_flight[self._last_token] = waiting
+        self._link.publish(self._connected.number, self._last_token, refusal)
+
+    def _finish(self, waiting: _Waiting) -> None:
+        if waiting.row:
+            self._acknowledged_rows.append(waiting.row)
+            self._wake.set()
+        waiting.settled()
+
+    def _lose(self, waiting: _Waiting, why: str) -> None:
+        self._on_lost(why)
+        self._finish(waiting)
+
+    def _count_expiring(self) -> int:
+        if len(self._memory) < _MAX_EXPIRING:
+            return 0
+        return sum(not waiting.publication.is_durable for waiting in self._memory)
+
+    def _note_idle(self) -> None:
+        is_busy = (
+            self._in_flight
+            or self._memory
+            or self._from_disk
+            or self._announcements
+            or self._has_unread_rows
+            or self._is_spilling
+        )
+        if is_busy:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    async def _run(self) -> None:
+        """Everything that asks the disk, one after the other."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._tidy_disk()
+                if self._connected is None or len(self._memory) > _MAX_IN_MEMORY:
+                    await self._spill()
+                await self._read_rows()
+            except OutboxUnusable as exc:
+                _log.error(
+                    "outbox cannot be used, results wait in memory count=%d cause=%s",
+                    len(self._memory),
+                    exc,
+                )
+                self._has_unread_rows = False
+                self._shed_memory()
+                self._send_ready()
+                await asyncio.sleep(_RETRY_DISK_S)
+                self._has_unread_rows = len(self._outbox) > 0
+                self._wake.set()
+            self._send_ready()
+
+    async def _tidy_disk(self) -> None:
+        """Remove what the broker has acknowledged, when it is worth a write."""
+        rows = self._acknowledged_rows
+        is_drained = not self._from_disk and not self._has_unread_rows
+        if not rows or (len(rows) < _REMOVE_AT and not is_drained and self._connected is not None):
+            return
+        self._acknowledged_rows = []
+        await self._on_disk(self._outbox.remove, rows)
+        self._on_outbox(len(self._outbox))
+
+    async def _spill(self) -> None:
+        """Put the durable results of the memory on disk, in order (rules 3 and 4)."""
+        batch = [waiting for waiting in self._memory if waiting.publication.is_durable]
+        if not batch:
+            return
+        self._memory = deque(w for w in self._memory if not w.publication.is_durable)
+        self._is_spilling = True
+        try:
+            accepted = await self._on_disk(self._outbox.append, [w.publication for w in batch])
+        except BaseException:
+            self._memory.extendleft(reversed(batch))
+            raise
+        finally:
+            self._is_spilling = False
+        self._has_unread_rows = True
+        self._on_outbox(len(self._outbox))
+        for waiting in batch[:accepted]:
+            waiting.settled()
+        for waiting in batch[accepted:]:
+            self._lose(waiting, "the outbox is full")
+
+    async def _read_rows(self) -> None:
+        connected = self._connected
+        if connected is None or self._from_disk or not self._has_unread_rows:
+            return
+        after, limit = self._last_row, _WINDOW
+        stored: Sequence[Stored] = await self._on_disk(
+            lambda: self._outbox.peek(after_row=after, limit=limit)
+        )
+        if connected is not self._connected:
+            return  # it went meanwhile; the next connection begins with the oldest row again
+        done = set(self._acknowledged_rows)  # in an earlier connection, and not removed yet
+        self._from_disk.extend(
+            _Waiting(s.publication, _nothing, s.row) for s in stored if s.row not in done
+        )
+        if stored:
+            self._last_row = stored[-1].row
+            self._wake.set()
+            return
+        self._has_unread_rows = False
+        self._wake.set()  # the last acknowledged rows can be removed
+
+    def _shed_memory(self) -> None:
+        while len(self._memory) > _MAX_IN_MEMORY:
+            self._lose(self._memory.pop(), "the outbox cannot be written")
+
+    async def _on_disk(self, function: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._disk, function, *arguments)
+
+
+class _Suspicion:
+    """Finds the result on which the broker closes the connection (rule 7).
+
+    A large result that was the first in flight whenever the connection was lost, several times in a
+    row and with no acknowledgement in between, is sent alone; if the connection is lost once more,
+    it is replaced by a refusal.
+    """
+
+    def __init__(self) -> None:
+        self._suspect: Publication | None = None
+        self._losses = 0
+
+    @property
+    def is_raised(self) -> bool:
+        """Send one at a time."""
+        return self._losses >= _SUSPECT_AFTER
+
+    def connection_lost(self, first_in_flight: Publication | None) -> None:
+        """A connection went while this was the oldest that the broker had not acknowledged."""
+        if first_in_flight is None:
+            return
+        if len(first_in_flight.payload) < _SUSPECT_BYTES:
+            self.acknowledged()
+            return
+        is_same = self._suspect is not None and self._suspect == first_in_flight
+        self._losses = self._losses + 1 if is_same else 1
+        self._suspect = first_in_flight
+
+    def acknowledged(self) -> None:
+        """The broker takes what we send."""
+        self._suspect = None
+        self._losses = 0
+
+    def condemns(self, publication: Publication) -> bool:
+        """Whether to send a refusal in its place."""
+        return self._losses > _SUSPECT_AFTER and publication == self._suspect
+
+
+def _nothing() -> None:
+    """For what has no request to acknowledge."""

@@ -1,0 +1,103 @@
+"""What is served, on what, in which state; and the operator's load and unload."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from daemon.codec.catalog import describe_model, describe_models
+from daemon.errors import Unsupported
+from daemon.rest.answers import json_response
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from daemon.rest.context import RestContext
+    from daemon.rest.routes import Routes
+
+
+def add_routes(routes: Routes, context: RestContext) -> None:
+    """Serve /api/models, /api/status, /api/devices and the administration of models."""
+    service = context.service
+
+    async def models(_request: web.Request) -> web.StreamResponse:
+        return json_response(describe_models(service.models()))
+
+    async def model(request: web.Request) -> web.StreamResponse:
+        return json_response(describe_model(service.model(request.match_info["model"])))
+
+    async def status(_request: web.Request) -> web.StreamResponse:
+        return json_response(_describe_status(context))
+
+    async def devices(_request: web.Request) -> web.StreamResponse:
+        return json_response({"devices": _describe_devices(context)})
+
+    async def load(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["model"]
+        await service.load(name)
+        return json_response(describe_model(service.model(name)))
+
+    async def unload(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["model"]
+        await service.unload(name)
+        return json_response(describe_model(service.model(name)))
+
+    async def rollback(request: web.Request) -> web.StreamResponse:
+        service.model(request.match_info["model"])
+        raise Unsupported("rollback needs the updater, which this version does not have")
+
+    async def refresh(_request: web.Request) -> web.StreamResponse:
+        raise Unsupported("looking for updates needs the updater, which this version does not have")
+
+    routes.get("/api/models", models)
+    routes.get("/api/models/{model}", model)
+    routes.get("/api/status", status)
+    routes.get("/api/devices", devices)
+    routes.post("/api/models/{model}/load", load)
+    routes.post("/api/models/{model}/unload", unload)
+    routes.post("/api/models/{model}/rollback", rollback)
+    routes.post("/api/updates/refresh", refresh)
+
+
+def _describe_status(context: RestContext) -> dict[str, object]:
+    service = context.service
+    readiness = service.readiness()
+    models = service.models()
+    states = Counter(version.state.value for model in models for version in model.versions)
+    return {
+        "device": context.device_id,
+        "version": context.version,
+        "uptime_s": round(time.monotonic() - context.started_at, 3),
+        "ready": readiness.ready,
+        "reasons": dict(readiness.reasons),
+        "models": len(models),
+        "versions": dict(states),
+        **context.status(),
+    }
+
+
+def _describe_devices(context: RestContext) -> list[dict[str, object]]:
+    """The CPU, which is always there, and every other device that a model runs on."""
+    users: dict[str, list[str]] = {"cpu": []}
+    for model in context.service.models():
+        for version in model.versions:
+            if version.report is not None:
+                name = f"{model.name}/{version.version}"
+                users.setdefault(version.report.device, []).append(name)
+    return [
+        {"id": device, "kind": device, "up": True, "facts": _facts(device), "models": names}
+        for device, names in users.items()
+    ]
+
+
+def _facts(device: str) -> dict[str, object]:
+    if device != "cpu":
+        return {}
+    return {
+        "architecture": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "usable_cores": len(os.sched_getaffinity(0)),
+    }

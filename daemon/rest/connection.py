@@ -1,0 +1,190 @@
+"""One client's connection: bounded in number and in the time its request heads may take.
+
+aiohttp does the HTTP. This adds what it lacks: a limit on connections, a time limit on the head of
+a request ("slow loris"), JSON answers to bytes that are no HTTP, and a drain that lets requests
+finish whose bodies are still arriving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from daemon.rest.answers import json_response
+
+if TYPE_CHECKING:
+    from aiohttp.web_request import BaseRequest
+
+_log = logging.getLogger(f"inferd.{__name__}")
+
+_FULL_BODY = orjson.dumps({"error": "too many connections are open; try again later"})
+_FULL_ANSWER = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)
+)
+_MAX_EXPLAINED = 32
+_EXPLAIN_S = 0.5
+
+
+class Connections:
+    """All open connections of a server."""
+
+    def __init__(self, *, limit: int, head_timeout_s: float) -> None:
+        self.limit = limit
+        self.head_timeout_s = head_timeout_s
+        self.is_draining = False
+        self._open: set[Connection] = set()
+        self._refused: set[Connection] = set()
+        self._gone = asyncio.Event()
+        self._gone.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, connection: Connection) -> bool:
+        """Register one; False when there are too many."""
+        if len(self._open) >= self.limit:
+            return False
+        self._open.add(connection)
+        self._gone.clear()
+        return True
+
+    def may_explain(self, connection: Connection) -> bool:
+        """A refused connection may stay for a moment, so that the client can read why; few may."""
+        if self.is_draining or len(self._refused) >= _MAX_EXPLAINED:
+            return False
+        self._refused.add(connection)
+        return True
+
+    def remove(self, connection: Connection) -> None:
+        """Forget one that was lost."""
+        self._open.discard(connection)
+        self._refused.discard(connection)
+        if not self._open:
+            self._gone.set()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Close idle connections, let the others finish; False when some did not in time."""
+        self.is_draining = True
+        for connection in tuple(self._open):
+            if not connection.is_busy:
+                connection.close()  # at once when idle, else when its answer is written
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._gone.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection, with our limits.
+
+    Attributes:
+        is_busy: a request has been taken up and is not answered yet.
+        is_local: it came by the unix socket, which no browser can reach.
+        body_bytes: memory that the current request's body has been accounted for.
+    """
+
+    __slots__ = ("_connections", "_head_since", "_head_timer", "body_bytes", "is_busy", "is_local")
+
+    def __init__(
+        self,
+        manager: web.Server,
+        connections: Connections,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        **options: Any,  # noqa: ANN401 (aiohttp's own options, passed through)
+    ) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self.is_busy = False
+        self.is_local = False
+        self.body_bytes = 0
+        self._connections = connections
+        self._head_since: float | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection up, or answer 503 when there are too many."""
+        if self._connections.is_draining or not self._connections.add(self):
+            self._refuse(transport)
+            return
+        self.is_local = not isinstance(transport.get_extra_info("sockname"), tuple)
+        self._head_since = self._loop.time()
+        self._watch_head(self._connections.head_timeout_s)
+        super().connection_made(transport)
+
+    def _refuse(self, transport: asyncio.BaseTransport) -> None:
+        self.force_close()  # so that what arrives now is dropped
+        if not self._connections.may_explain(self) or not isinstance(transport, asyncio.Transport):
+            transport.close()
+            return
+        transport.write(_FULL_ANSWER)
+        # Closing with unread data in the socket would reset it, and the answer would be lost.
+        self._head_timer = self._loop.call_later(_EXPLAIN_S, transport.close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of everything."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._connections.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and note when a new request's head begins to arrive."""
+        if self._head_since is None and not self.is_busy:
+            self._head_since = self._loop.time()
+        super().data_received(data)
+
+    def begin_request(self) -> None:
+        """Its head is complete."""
+        self.is_busy = True
+        self._head_since = None
+
+    def end_request(self) -> None:
+        """Its answer is made."""
+        self.is_busy = False
+
+    @property
+    def is_draining(self) -> bool:
+        """The server is stopping: the answer under way is this connection's last."""
+        return self._connections.is_draining
+
+    def _watch_head(self, wait_s: float) -> None:
+        """Look again after `wait_s`. One timer that looks, instead of one for each request."""
+        self._head_timer = self._loop.call_later(wait_s, self._check_head)
+
+    def _check_head(self) -> None:
+        limit_s = self._connections.head_timeout_s
+        if self._head_since is None:
+            self._watch_head(limit_s)
+            return
+        waited_s = self._loop.time() - self._head_since
+        if waited_s < limit_s:
+            self._watch_head(limit_s - waited_s)
+            return
+        self.force_close()
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP with JSON 400, without a traceback; log what is our own bug."""
+        if status >= 500:  # noqa: PLR2004 (a server error by RFC 9110)
+            _log.error("request failed outside its handler", exc_info=exc)
+            message = "internal error; the log says more"
+        if request.writer.output_size > 0:
+            raise ConnectionError("part of the answer is sent already")
+        first_line = (message or "bad request").strip().partition("\n")[0]
+        response = json_response(
+            {"error": f"not a valid HTTP request: {first_line}"[:300]}, status=status
+        )
+        response.force_close()
+        return response

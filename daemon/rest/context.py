@@ -1,0 +1,92 @@
+"""What every HTTP route is given: the service, the metrics, the limits, and who we are."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from daemon.config import HttpTable
+    from daemon.metrics import Metrics
+    from daemon.service import InferenceService
+
+_MIB = 1024 * 1024
+_LARGE_BODY_BYTES = 1 * _MIB
+"""Bodies up to this size are not counted in the budget: `max_connections` bounds them already."""
+_LARGE_BODIES = 4
+"""So many bodies of the largest size may be in memory at a time. More than one, so that one slow
+sender does not stop the others; few, since an appliance may have 1 GiB in all."""
+
+
+def _nothing() -> Mapping[str, object]:
+    return {}
+
+
+@dataclass(slots=True)
+class BodyBudget:
+    """How much memory the large bodies of all connections may take together.
+
+    Attributes:
+        limit_bytes: of all large bodies.
+        used_bytes: now.
+    """
+
+    limit_bytes: int
+    used_bytes: int = 0
+
+    def take(self, had_bytes: int, has_bytes: int) -> bool:
+        """Account for a body that grew; False when there is no room for it."""
+        more = max(0, has_bytes - _LARGE_BODY_BYTES) - max(0, had_bytes - _LARGE_BODY_BYTES)
+        if self.used_bytes + more > self.limit_bytes:
+            return False
+        self.used_bytes += more
+        return True
+
+    def give_back(self, had_bytes: int) -> None:
+        """Forget a body that had grown to `had_bytes`."""
+        self.used_bytes -= max(0, had_bytes - _LARGE_BODY_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class RestContext:
+    """Everything a route may use.
+
+    Attributes:
+        version: of this program.
+        device_id: names this appliance.
+        started_at: monotonic seconds.
+        status: further facts for `/api/status`, e.g. {"mqtt": {...}}.
+        max_body_bytes: a larger body is refused, however it is sent.
+        bodies: the memory that large bodies may take together.
+    """
+
+    service: InferenceService
+    metrics: Metrics
+    config: HttpTable
+    version: str
+    device_id: str
+    status: Callable[[], Mapping[str, object]] = _nothing
+    started_at: float = field(default_factory=time.monotonic)
+    max_body_bytes: int = field(init=False)
+    bodies: BodyBudget = field(init=False)
+
+    def __post_init__(self) -> None:
+        limit = self.config.max_body_mib * _MIB
+        object.__setattr__(self, "max_body_bytes", limit)
+        object.__setattr__(self, "bodies", BodyBudget(limit * _LARGE_BODIES))
+
+
+@dataclass(slots=True)
+class Call:
+    """What is counted of one prediction; the handler fills it in as soon as it has the lease.
+
+    Attributes:
+        model: "" while it is not known to exist, so that clients cannot invent metric labels.
+        version: 0 while not known.
+    """
+
+    model: str = ""
+    version: int = 0

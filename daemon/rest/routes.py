@@ -1,0 +1,130 @@
+"""Registers handlers so that each answers errors in its protocol's words and is counted once.
+
+A route module has one function, `add_routes(routes: Routes, context: RestContext) -> None`.
+A handler returns a response or raises; DaemonError is answered as its protocol does it, anything
+else is a bug: logged with its traceback and answered 500.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from aiohttp import HttpVersion11, hdrs, web
+
+from daemon.errors import DaemonError, LabelNotFound, ModelUnavailable, VersionNotFound
+from daemon.metrics import Outcome, outcome_of
+from daemon.rest.answers import json_response
+from daemon.rest.body import check_declared_size
+from daemon.rest.context import Call
+from daemon.rest.errors import error_response
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from daemon.rest.context import RestContext
+    from daemon.rest.errors import ErrorAnswer
+    from daemon.tensors import Protocol
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    PredictHandler = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
+
+_log = logging.getLogger(f"inferd.{__name__}")
+
+
+class Routes:
+    """The router, with our wrapping around each handler."""
+
+    def __init__(self, router: web.UrlDispatcher, context: RestContext) -> None:
+        self._router = router
+        self._context = context
+
+    def get(self, path: str, handler: Handler, *, on_error: ErrorAnswer = error_response) -> None:
+        """Serve GET and HEAD of a path (aiohttp's path syntax; names arrive decoded once)."""
+        self.add(hdrs.METH_GET, path, handler, on_error=on_error)
+        self.add(hdrs.METH_HEAD, path, handler, on_error=on_error)
+
+    def post(self, path: str, handler: Handler, *, on_error: ErrorAnswer = error_response) -> None:
+        """Serve POST of a path."""
+        self.add(hdrs.METH_POST, path, handler, on_error=on_error)
+
+    def add(
+        self, method: str, path: str, handler: Handler, *, on_error: ErrorAnswer = error_response
+    ) -> None:
+        """Serve a method, or "*" for all of them that no earlier route of the path serves."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except DaemonError as error:
+                return on_error(error)
+            except Exception:  # noqa: BLE001 (the top of a request)
+                return _answer_bug(request)
+
+        self._register(method, path, answer)
+
+    def predict(
+        self,
+        path: str,
+        handler: PredictHandler,
+        *,
+        protocol: Protocol,
+        on_error: ErrorAnswer = error_response,
+    ) -> None:
+        """Serve POST of a path whose every request is one prediction, and count them."""
+        count = self._context.metrics.request
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            call = Call()
+            outcome = Outcome.OK
+            started_at = time.perf_counter()
+            try:
+                return await handler(request, call)
+            except DaemonError as error:
+                outcome = outcome_of(error)
+                _name_model(call, error)
+                return on_error(error)
+            except asyncio.CancelledError:
+                outcome = Outcome.CANCELLED
+                raise
+            except Exception:  # noqa: BLE001 (the top of a request)
+                outcome = Outcome.FAILED
+                return _answer_bug(request)
+            finally:
+                duration_s = time.perf_counter() - started_at
+                count(call.model, call.version, protocol, outcome, duration_s)
+
+        self._register(hdrs.METH_POST, path, answer)
+
+    def _register(self, method: str, path: str, handler: Handler) -> None:
+        self._router.add_route(method, path, handler, expect_handler=self._expect)
+
+    async def _expect(self, request: web.Request) -> web.StreamResponse | None:
+        """Answer `Expect: 100-continue`, refusing what is too large before it is sent."""
+        try:
+            check_declared_size(request, self._context)
+        except DaemonError as error:
+            response = error_response(error)
+            response.force_close()
+            return response
+        if request.headers[hdrs.EXPECT].lower() != "100-continue":
+            message = "the only Expect this server knows is 100-continue"
+            return json_response({"error": message}, status=HTTPStatus.EXPECTATION_FAILED)
+        if request.version >= HttpVersion11:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the answer proper has not begun
+        return None
+
+
+def _name_model(call: Call, error: DaemonError) -> None:
+    """Count against the model when the error proves that it exists."""
+    if not call.model and isinstance(error, ModelUnavailable | VersionNotFound | LabelNotFound):
+        call.model = error.model
+
+
+def _answer_bug(request: web.Request) -> web.StreamResponse:
+    _log.exception("request failed in a way nobody foresaw path=%s", request.path[:200])
+    return json_response({"error": "internal error; the log says more"}, status=500)

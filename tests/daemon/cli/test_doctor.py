@@ -1,0 +1,130 @@
+"""What the doctor finds, and what follows from it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from daemon.cli.client import Client, parse_address
+from daemon.cli.doctor import (
+    Level,
+    available_memory_bytes,
+    check_broker,
+    check_config,
+    check_daemon,
+    check_memory,
+    check_runtime,
+    check_shared_memory,
+    describe_findings,
+    judge_version,
+)
+from daemon.config import Config, MqttTable
+from support.selftest_model import TARGET, build
+
+
+def make_model(**facts):
+    return {"name": "m", "wanted": True, **facts}
+
+
+def make_version(**facts):
+    return {
+        "version": "1",
+        "state": "READY",
+        "reason": "",
+        "device": "cpu",
+        "requested_device": "cpu",
+        "degraded": False,
+        **facts,
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "level"),
+    [
+        ({}, {}, Level.OK),
+        ({}, {"state": "LOADING"}, Level.WARN),
+        ({}, {"state": "UNAVAILABLE", "reason": "not a model"}, Level.FAIL),
+        ({"wanted": False}, {"state": "UNAVAILABLE", "reason": "unloaded"}, Level.OK),
+        ({}, {"degraded": True, "degraded_reason": "no device"}, Level.WARN),
+    ],
+)
+def test_a_versions_state_decides_how_bad_it_is(model, version, level):
+    assert judge_version(make_model(**model), make_version(**version)).level is level
+
+
+def test_a_model_that_fails_is_told_with_its_reason_and_what_to_do():
+    finding = judge_version(make_model(), make_version(state="UNAVAILABLE", reason="not a model"))
+
+    text = describe_findings([finding])
+
+    assert text.startswith("FAIL  model m 1  UNAVAILABLE: not a model\n      -> replace the model")
+
+
+def test_the_runtime_passes_its_self_test():
+    finding = check_runtime()
+
+    assert finding.level is Level.OK
+    assert "works on cpu" in finding.detail
+
+
+def test_the_self_tests_model_is_what_its_script_makes():
+    assert TARGET.read_bytes() == build()
+
+
+def test_memory_is_read_in_bytes():
+    assert available_memory_bytes("MemTotal: 9 kB\nMemAvailable:  2048 kB\n") == 2 * 2**20
+
+
+def test_little_memory_is_a_warning(tmp_path):
+    source = tmp_path / "meminfo"
+    source.write_text("MemAvailable: 1024 kB\n")
+
+    assert check_memory(source).level is Level.WARN
+
+
+def test_shared_memory_that_is_not_there_is_a_failure(tmp_path):
+    assert check_shared_memory(tmp_path / "shm").level is Level.FAIL
+
+
+def test_every_problem_of_the_configuration_is_a_finding(tmp_path):
+    file = tmp_path / "inferd.toml"
+    file.write_text("[http]\nlisten = 1\n[defaults]\nqueu = 2\n")
+
+    config, findings = check_config(file)
+
+    assert config is None
+    assert len(findings) == 2
+    assert any("did you mean 'queue'" in finding.detail for finding in findings)
+
+
+def test_a_good_configuration_is_handed_on(tmp_path):
+    file = tmp_path / "inferd.toml"
+    file.write_text('[device]\nid = "box"\n')
+
+    config, findings = check_config(file)
+
+    assert config is not None
+    assert config.device.id == "box"
+    assert [finding.level for finding in findings] == [Level.OK]
+
+
+def test_without_a_broker_configured_there_is_nothing_to_say():
+    assert check_broker(Config()) == []
+
+
+def test_a_broker_that_takes_no_connections_is_a_failure():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        url = f"mqtt://127.0.0.1:{taken.getsockname()[1]}"
+
+        findings = check_broker(Config(mqtt=MqttTable(url=url)))
+
+    assert [finding.level for finding in findings] == [Level.FAIL]
+
+
+def test_a_daemon_that_does_not_answer_is_a_failure_with_a_next_step(tmp_path):
+    findings = check_daemon(Client(parse_address(f"unix:{tmp_path}/none.sock")))
+
+    assert [finding.level for finding in findings] == [Level.FAIL]
+    assert "inferctl serve" in findings[0].next_step

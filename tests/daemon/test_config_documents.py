@@ -1,0 +1,111 @@
+"""config/inferd.toml and docs/config.md say what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from daemon.config import Config, ServedModel, parse_config
+from daemon.modelfile import HealthSample, ModelTables
+from daemon.tables import Table, describe, describe_key, has_key
+
+
+def tables_of(kind: type[Table]) -> Iterator[tuple[str, type[Table]]]:
+    """Each table's heading in the document, and its class."""
+    for name, field in kind.model_fields.items():
+        yield f"`[{name}]`", field.annotation
+
+
+DOCUMENTED = [
+    *(("`inferd.toml`", *table) for table in tables_of(Config)),
+    ("`inferd.toml`", "`[[models.serve]]`", ServedModel),
+    *(("`model.toml`", *table) for table in tables_of(ModelTables)),
+    ("`model.toml`", "`[[health.samples]]`", HealthSample),
+]
+
+
+@pytest.fixture
+def sample(repository) -> str:
+    return (repository / "config" / "inferd.toml").read_text()
+
+
+@pytest.fixture
+def document(repository) -> str:
+    return (repository / "docs" / "config.md").read_text()
+
+
+def uncommented_example(sample: str) -> str:
+    """The example entry at the end of the sample, as an operator would uncomment it."""
+    example = sample[sample.index("# [[models.serve]]") :]
+    return re.sub(r"^# ?", "", example, flags=re.MULTILINE)
+
+
+def rows_below(document: str, file: str, heading: str) -> dict[str, tuple[str, str]]:
+    """Key to (takes, default) of the table under a heading."""
+    chapter = document[document.index(f"\n## {file}\n") :]
+    section = chapter[chapter.index(f"\n### {heading}\n") + 5 :].partition("\n#")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| .+ \|$", section, re.MULTILINE)
+    return {key: (takes, default) for key, takes, default in rows}
+
+
+def write_default(default: object) -> str:
+    if default is PydanticUndefined:
+        return "required"
+    return "none" if default is None else f"`{json.dumps(default, default=str)}`"
+
+
+def test_the_sample_equals_the_defaults(sample):
+    assert parse_config([("inferd.toml", sample)], {}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [(name, key) for name, f in Config.model_fields.items() for key in f.annotation.model_fields],
+)
+def test_the_sample_shows_every_key(sample, section, key):
+    """Keys without a default value are there as comments: TOML has no null."""
+    part = sample[sample.index(f"\n[{section}]\n") :].partition("\n[")[2].partition("\n[")[0]
+
+    assert re.search(rf"^(# )?{key} = ", part, re.MULTILINE)
+
+
+def test_the_samples_commented_entry_is_valid_when_uncommented(sample):
+    parse_config([("example.toml", uncommented_example(sample))], {})
+
+
+@pytest.mark.parametrize("key", list(ServedModel.model_fields))
+def test_the_samples_commented_entry_shows_every_key(sample, key):
+    assert re.search(rf"^(# )?{key} = ", uncommented_example(sample), re.MULTILINE)
+
+
+def test_the_sample_has_no_key_that_is_commented_and_unknown(sample):
+    head = sample.partition("# [[models.serve]]")[0]
+    live = re.sub(r"^# (\w+ = )", r"\1", head, flags=re.MULTILINE)
+
+    tables = tomllib.loads(live)
+
+    assert all(has_key(Config, (section, key)) for section in tables for key in tables[section])
+
+
+@pytest.mark.parametrize(("file", "heading", "kind"), DOCUMENTED)
+def test_every_key_is_documented_with_what_it_takes_and_its_default(document, file, heading, kind):
+    expected = {
+        key: (describe(field), write_default(field.get_default(call_default_factory=True)))
+        for key, field in kind.model_fields.items()
+    }
+
+    assert rows_below(document, file, heading) == expected
+
+
+def test_an_unknown_key_has_no_description():
+    with pytest.raises(KeyError):
+        describe_key(Config, ("http", "nothing"))
+
+
+def test_a_key_is_described_by_its_range():
+    assert describe_key(Config, ("http", "max_body_mib")) == "a whole number from 1 to 1024"
