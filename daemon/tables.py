@@ -169,7 +169,7 @@ def _judge(
     if loc[-1] == "[key]":
         _, mapping, _ = _follow(kind, loc[:-2])
         return Problem(path, f": expected as key {describe(get_args(_unwrap(mapping, ())[0])[0])}")
-    if secret or isinstance(value, Mapping) or _is_table(field):
+    if secret or isinstance(value, Mapping) or _is_table(_unwrap(field, ())[0]):
         return Problem(path, f": {expected}")
     return Problem(path, f" = {_show(value)}: {expected}{_nearest_choice(field, value)}")
 

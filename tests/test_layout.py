@@ -33,7 +33,9 @@ def test_packages_are_imported_from_this_tree(package):
 
 
 def test_packaging_is_the_library_not_our_folder():
-    assert REPOSITORY not in Path(importlib.import_module("packaging").__file__).parents
+    assert (
+        REPOSITORY / "packaging" not in Path(importlib.import_module("packaging").__file__).parents
+    )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)

@@ -85,7 +85,7 @@ def run_broker(folder: Path) -> Iterator[Broker]:
         CommandError: there is no broker, or it does not start.
     """
     mosquitto = find_mosquitto()
-    start = _run_iotcore(folder) if mosquitto is None else _run_mosquitto(mosquitto, folder)
+    start = run_iotcore(folder) if mosquitto is None else run_mosquitto(mosquitto, folder)
     with start as broker:
         yield broker
 
@@ -96,7 +96,8 @@ def find_mosquitto() -> str | None:
 
 
 @contextmanager
-def _run_mosquitto(program: str, folder: Path) -> Iterator[Broker]:
+def run_mosquitto(program: str, folder: Path) -> Iterator[Broker]:
+    """Run the mosquitto at this path; see `run_broker`."""
     process, port = _start_mosquitto(program, folder)
     try:
         yield Broker("mosquitto", port)
@@ -125,7 +126,8 @@ def _start_mosquitto(program: str, folder: Path) -> tuple[subprocess.Popen[bytes
 
 
 @contextmanager
-def _run_iotcore(folder: Path) -> Iterator[Broker]:
+def run_iotcore(folder: Path) -> Iterator[Broker]:
+    """Run rumqttd, which comes in a wheel; see `run_broker`."""
     try:
         # An extra of its own (`inferd[demo]`): only the demo without mosquitto needs it.
         iotcore = importlib.import_module("iotcore")

@@ -176,6 +176,7 @@ def _connect(address: Address) -> http.client.HTTPConnection:
     try:
         connection.connect()
     except OSError as exc:
+        connection.close()
         raise Unreachable(_explain(address.url, exc)) from exc
     connection.sock.settimeout(ANSWER_TIMEOUT_S)
     return connection

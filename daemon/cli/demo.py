@@ -39,6 +39,7 @@ MODEL_FOLDERS = (
     Path("/usr/share/inferd/demo") / MODEL,
 )
 _SHOWN_SAMPLE = "sneaker.png"
+_ANSWER_TOPIC = "answers/me"
 
 
 class StoryBroken(CommandError):
@@ -78,11 +79,16 @@ def demo(arguments: argparse.Namespace) -> ExitCode:
         broker_folder, root = Path(folder) / "broker", Path(folder) / "root"
         broker_folder.mkdir()
         with run_broker(broker_folder) as broker:
-            _play(broker, root, once=arguments.once)
+            play(broker, root, once=arguments.once)
     return ExitCode.DONE
 
 
-def _play(broker: Broker, root: Path, *, once: bool) -> None:
+def play(broker: Broker, root: Path, *, once: bool) -> None:
+    """Run a daemon below `root`, connected to `broker`, and tell the story.
+
+    Raises:
+        CommandError: something did not go as it should.
+    """
     model_folder = find_model_folder()
     config = build_config(
         root,
@@ -166,9 +172,12 @@ def predict_over_mqtt(stage: Stage) -> None:
         _ask_about_samples(stage, lambda picture: requester.predict(MODEL, picture))
         topic = requester.request_topic(MODEL)
     sample = stage.model_folder / "samples" / _SHOWN_SAMPLE
-    words = ["mosquitto_rr", "-V", "5", "-p", str(stage.broker.port)]
-    words += ["-t", topic, "-e", "answers/me", "-f", str(sample)]
-    print(f"   {shlex.join(words)}")
+    port = str(stage.broker.port)
+    # Not mosquitto_rr: Debian 12's (2.0.11) sends an empty message where a file is given.
+    listen = ["mosquitto_sub", "-p", port, "-t", _ANSWER_TOPIC, "-C", "1"]
+    ask = ["mosquitto_pub", "-V", "5", "-p", port, "-t", topic, "-f", str(sample)]
+    ask += ["-D", "publish", "response-topic", _ANSWER_TOPIC]
+    print(f"   {shlex.join(listen)} &\n   {shlex.join(ask)}")
 
 
 CHAPTERS = (
@@ -183,7 +192,7 @@ def _ask_about_samples(stage: Stage, ask: Callable[[bytes], dict[str, Any]]) -> 
         answer = ask(picture.read_bytes())
         best = answer["classification"][0]
         invoke = milliseconds(answer["timing_ms"]["total"])
-        rows.append(("  ", picture.name, best["label"], f"{best['score']:.3f}", invoke))
+        rows.append((" ", picture.name, best["label"], f"{best['score']:.3f}", invoke))
         if best["label"] != label:
             wrong.append(picture.name)
     print(table(rows))

@@ -173,6 +173,8 @@ class Connection:
         is_leaving = False
         while not is_leaving or self._client.want_write():
             self._wait_and_read(selector, sock)
+            if self._client.want_write():
+                self._client.loop_write()
             if self._accepted:
                 self._execute_commands()
             elif time.monotonic() > connack_deadline:
@@ -180,8 +182,10 @@ class Connection:
                 return
             if stop.is_set() and not is_leaving:
                 is_leaving = True
+                if self._accepted:
+                    self._execute_commands()  # those handed in before the stop
+                # What a congested socket has not taken by now, the sender still has.
                 self._client.disconnect()
-            if self._client.want_write():
                 self._client.loop_write()
             self._client.loop_misc()
             if self._client.socket() is None:

@@ -91,7 +91,7 @@ def map_pixels(
         spec: the input.
         channels: of the picture.
         channel_axis: 0 or 2, of a picture in the input's layout.
-        mean, std: one number, or one per channel; both () when nobody said.
+        mean, std: finite, one number or one per channel, no std of 0; both () when nobody said.
         stated: True when model.toml said it, False when the packed metadata did.
 
     Raises:
@@ -100,8 +100,6 @@ def map_pixels(
     if spec.datatype not in _TAKEN:
         raise ValueError(f"input '{spec.name}' holds {spec.datatype.value}, not pixels")
     means, stds = _per_channel("mean", mean, channels), _per_channel("std", std, channels)
-    if 0.0 in stds:
-        raise ValueError("input.std must not be 0")
     dtype = spec.datatype.dtype
     if dtype.kind == "f":
         return _float_map(dtype, means or (0.0,), stds or (255.0,), channel_axis)
@@ -122,8 +120,6 @@ def _per_channel(key: str, values: tuple[float, ...], channels: int) -> tuple[fl
         raise ValueError(
             f"input.{key} has {len(values)} numbers; the input has {channels} channels"
         )
-    if not all(np.isfinite(values)):
-        raise ValueError(f"input.{key} must be finite")
     return values[:1] if len(set(values)) == 1 else values
 
 
@@ -158,7 +154,11 @@ def _integer_levels(
 ) -> NDArray[np.float64] | None:
     """Stored numbers for the 256 levels; None when they are the pixels themselves."""
     raw_offset = _RAW_OFFSET.get(spec.datatype)
-    raw = None if not raw_offset else np.arange(LEVELS, dtype=np.float64) + raw_offset
+    raw = (
+        None
+        if spec.datatype is DataType.UINT8
+        else np.arange(LEVELS, dtype=np.float64) + (raw_offset or 0)
+    )
     quantization = spec.quantization
     if quantization is None:
         return raw

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from aiohttp import web
@@ -120,10 +120,10 @@ class Connection(web.RequestHandler):
 
     def _refuse(self, transport: asyncio.BaseTransport) -> None:
         self.force_close()  # so that what arrives now is dropped
-        if not self._connections.may_explain(self) or not isinstance(transport, asyncio.Transport):
+        if not self._connections.may_explain(self):
             transport.close()
             return
-        transport.write(_FULL_ANSWER)
+        cast("asyncio.Transport", transport).write(_FULL_ANSWER)
         # Closing with unread data in the socket would reset it, and the answer would be lost.
         self._head_timer = self._loop.call_later(_EXPLAIN_S, transport.close)
 

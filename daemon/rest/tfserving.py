@@ -97,7 +97,7 @@ def add_routes(routes: Routes, context: RestContext) -> None:
         return _answer_status(context, address)
 
     for prefix in ("/v1", "/V1"):
-        path = prefix + "/{path:.*}"
+        path = prefix + "/{path:(?s:.*)}"  # a name may hold any character, a newline too
         routes.predict(path, call, protocol=Protocol.TFSERVING, on_error=_answer_error)
         routes.add(hdrs.METH_ANY, path, look, on_error=_answer_error)
 
@@ -165,7 +165,7 @@ def _parse(pattern: re.Pattern[str], request: web.Request) -> _Address:
     return address
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _parse_path(pattern: re.Pattern[str], path: str) -> _Address | None:
     match = pattern.fullmatch(path)
     if match is None:

@@ -23,7 +23,7 @@ from daemon.app import Running, serve
 from daemon.config import Config
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 
     from daemon.models.registry import ModelRegistry
     from daemon.service import InferenceService
@@ -111,11 +111,11 @@ class DaemonProcess:
 
 @contextmanager
 def daemon_process(
-    models: Sequence[Path | Mapping[str, object]], *, root: Path, port: int, **tables: Any
+    served: Sequence[Path | Mapping[str, object]], *, root: Path, port: int, **tables: Any
 ) -> Iterator[DaemonProcess]:
     """Serve these models in a process of its own, on a given port, with SIGKILL at the end."""
     tables = {**tables, "http": {**tables.get("http", {}), "listen": [f"127.0.0.1:{port}"]}}
-    config = make_config(models, root, tables)
+    config = make_config(served, root, tables)
     file = root / "inferd.toml"
     file.write_text(_to_toml(config), encoding="utf-8")
     with subprocess.Popen(
@@ -161,16 +161,19 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_settled(url: str, timeout_s: float = START_TIMEOUT_S) -> list[dict[str, Any]]:
-    """Wait until the daemon answers and no model is being loaded; gives what /api/models lists."""
+def wait_settled(
+    url: str, *, models: Collection[str] = (), timeout_s: float = START_TIMEOUT_S
+) -> list[dict[str, Any]]:
+    """Wait until the daemon answers, knows these models and loads none; gives /api/models."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            models = requests.get(f"{url}/api/models", timeout=5).json()["models"]
+            listed = requests.get(f"{url}/api/models", timeout=5).json()["models"]
         except requests.ConnectionError:
-            models = []
-        states = {version["state"] for model in models for version in model["versions"]}
-        if states and "LOADING" not in states:
-            return models
+            listed = []
+        states = {version["state"] for model in listed for version in model["versions"]}
+        known = {model["name"] for model in listed if model["versions"]}
+        if states and "LOADING" not in states and known.issuperset(models):
+            return listed
         time.sleep(0.02)  # there is no event to wait for in another process
     raise AssertionError(f"the daemon at {url} did not settle within {timeout_s} s")

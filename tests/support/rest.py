@@ -6,7 +6,7 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
@@ -53,6 +53,7 @@ class RunningServer:
     server: HttpServer
     context: RestContext
     addresses: tuple[str, ...]
+    clients: list[Client] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -63,15 +64,16 @@ class RunningServer:
         return self.addresses[0]
 
     async def connect(self) -> Client:
-        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.clients.append(client)
+        return client
 
     async def ask(self, raw_request: bytes) -> Answer:
         """One request on a connection of its own."""
         client = await self.connect()
-        try:
-            return await client.ask(raw_request)
-        finally:
-            await client.close()
+        answer = await client.ask(raw_request)
+        await client.close()
+        return answer
 
 
 @asynccontextmanager
@@ -82,10 +84,12 @@ async def running_server(
     context = make_context(**http)
     server = HttpServer(context)
     addresses = await server.start(unix_socket)
+    running = RunningServer(server, context, addresses)
     try:
-        yield RunningServer(server, context, addresses)
+        yield running
     finally:
-        await server.stop(grace_s=5)
+        await asyncio.gather(*(client.close() for client in running.clients))
+        await server.stop(grace_s=ANSWER_TIMEOUT_S)
 
 
 @dataclass(frozen=True)

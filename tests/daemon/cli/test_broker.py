@@ -8,7 +8,7 @@ import pytest
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 
-from daemon.cli.broker import HOST, _run_iotcore, _run_mosquitto, run_broker
+from daemon.cli.broker import HOST, run_broker, run_iotcore, run_mosquitto
 from daemon.cli.outcome import CommandError
 
 
@@ -30,7 +30,7 @@ def echo(port: int, payload: bytes) -> bytes:
 
 @pytest.mark.broker
 def test_mosquitto_carries_messages_and_leaves_nothing(mosquitto, tmp_path):
-    with _run_mosquitto(mosquitto, tmp_path) as broker:
+    with run_mosquitto(mosquitto, tmp_path) as broker:
         assert echo(broker.port, b"x" * 200_000) == b"x" * 200_000
 
     with pytest.raises(ConnectionRefusedError):
@@ -38,7 +38,7 @@ def test_mosquitto_carries_messages_and_leaves_nothing(mosquitto, tmp_path):
 
 
 def test_iotcore_carries_messages_where_mosquitto_is_not_installed(tmp_path):
-    with _run_iotcore(tmp_path) as broker:
+    with run_iotcore(tmp_path) as broker:
         assert echo(broker.port, b"x" * 200_000) == b"x" * 200_000
 
 
@@ -55,6 +55,6 @@ def test_a_broker_that_does_not_start_is_reported_with_its_own_words(tmp_path):
 
     with (
         pytest.raises(CommandError, match="out of luck"),
-        _run_mosquitto(str(failing), tmp_path),
+        run_mosquitto(str(failing), tmp_path),
     ):
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from support.selftest_model import TARGET, build
 
 from daemon.cli.client import Client, parse_address
 from daemon.cli.doctor import (
@@ -20,7 +21,6 @@ from daemon.cli.doctor import (
     judge_version,
 )
 from daemon.config import Config, MqttTable
-from support.selftest_model import TARGET, build
 
 
 def make_model(**facts):

@@ -91,5 +91,5 @@ def test_the_hint_follows_the_files_name(file, body, hint):
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(CommandError, match="none.png: No such file"):
+    with pytest.raises(CommandError, match=r"none\.png: No such file"):
         read_input(str(tmp_path / "none.png"))

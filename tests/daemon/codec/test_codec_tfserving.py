@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -124,6 +125,20 @@ def test_unknown_keys_are_ignored():
 )
 def test_what_is_not_json_is_refused_with_its_byte_offset(body: bytes, message: str):
     assert refusal(body) == f"JSON Parse error: {message}"
+
+
+def test_ten_thousand_bad_bodies_leave_no_memory_behind():
+    bodies = [b"", b"{", b"[" * 2000, b'{"a": "\xff"}', b'{"instances": [[1], [NaN, "x"]]}']
+    for body in bodies:
+        assert refusal(body)
+
+    tracemalloc.start()
+    refused = sum(bool(refusal(body)) for body in bodies * 2000)
+    grown_bytes, _peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert refused == 10_000
+    assert grown_bytes < 50_000
 
 
 def test_a_value_in_a_message_is_cut_to_256_characters():

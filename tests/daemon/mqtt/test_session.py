@@ -1,6 +1,7 @@
 """The session comes back for ever, and tells the event loop everything once and in order."""
 
 import asyncio
+import gc
 import socket
 import subprocess
 from contextlib import asynccontextmanager
@@ -212,19 +213,6 @@ async def test_a_good_stop_publishes_no_will(broker, connect):
     assert (await client.anext()).topic == "end"
 
 
-async def test_stopping_sends_what_was_handed_in_before(broker, connect):
-    client = connect()
-    client.subscribe("out")
-    async with _session(broker.port) as (session, recorder):
-        (number, _) = await recorder.next("connected")
-        for count in range(15):
-            session.publish(number, count + 1, Publication("out", str(count).encode()))
-
-    assert [(await client.anext()).payload for _ in range(15)] == [
-        str(count).encode() for count in range(15)
-    ]
-
-
 async def test_commands_for_a_connection_that_is_gone_are_dropped(broker, connect):
     client = connect()
     client.subscribe("out")
@@ -346,14 +334,24 @@ async def test_tls_is_verified_with_the_given_ca_and_large_messages_cross(certif
             for size in (1, 70_000, 99_000):
                 session.publish(number, size, Publication("other", b"x" * size))
                 assert await recorder.next("published") == (size, "", False)
+
+
+# The client library drops the socket of a failed handshake without closing it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_certificate_of_an_unknown_authority_is_refused_with_the_reason(certificates):
+    options = (f"certfile {certificates}/b.crt", f"keyfile {certificates}/b.key")
+    with running_broker(certificates, *options) as broker:
         async with _session(broker.port, tls=True) as (_, recorder):
-            assert "CERTIFICATE_VERIFY_FAILED" in (await recorder.next("unreachable"))[0]
+            (reason,) = await recorder.next("unreachable")
+    gc.collect()
+    assert "CERTIFICATE_VERIFY_FAILED" in reason
 
 
-async def test_two_sessions_of_one_client_id_end_each_other_with_the_reason(broker):
+async def test_a_session_that_another_client_of_its_name_throws_out_comes_back(broker):
     async with _session(broker.port) as (_, recorder):
         await recorder.next("connected")
         other = TestClient(broker.port, client_id="inferd-test")
-        (_, reason) = await recorder.next("disconnected")
+        await recorder.next("disconnected")
         other.close()
-    assert "taken over" in reason.lower()
+
+        await recorder.until("connected")

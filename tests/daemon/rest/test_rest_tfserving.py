@@ -585,7 +585,7 @@ async def test_strings_and_int64_go_together(real: Client, cases, shared_models:
 async def test_int8_points_are_answered_in_one_batch(real: Client, cases):
     points = cases["sine_int8"]["expected"]["points"]
 
-    response = await real.predict("sine_int8", {"instances": [[p["raw_in"]] for p in points]})
+    response = await real.predict("sine_int8", {"instances": [[int(p["raw_in"])] for p in points]})
 
     expected = [[p["raw_out"]] for p in points]
     np.testing.assert_allclose(response.json()["predictions"], expected, atol=1)
@@ -667,16 +667,25 @@ async def test_a_tensor_of_a_whole_picture_gives_the_known_answer(
     np.testing.assert_allclose(response.json()["predictions"], expected, atol=1)
 
 
+def shape_as(tensor: dict[str, Any], values: list[float]) -> list[Any]:
+    """Values in the shape that the metadata of their input says."""
+    sizes = [int(dim["size"]) for dim in tensor["tensor_shape"]["dim"]]
+    return np.reshape(values, sizes).tolist()
+
+
 @pytest.mark.shared
 async def test_a_stateful_model_keeps_its_state_between_calls(real: Client, cases):
     steps = cases["training-sequence"]["steps"]
 
-    answers = [
-        await real.predict(
-            "training", {"signature_name": step["signature"], "inputs": step["inputs"]}
-        )
-        for step in steps
-    ]
+    metadata = (await real.get("/v1/models/training/metadata")).json()
+    signatures = metadata["metadata"]["signature_def"]["signature_def"]
+
+    answers = []
+    for step in steps:
+        tensors = signatures[step["signature"]]["inputs"]
+        inputs = {name: shape_as(tensors[name], values) for name, values in step["inputs"].items()}
+        body = {"signature_name": step["signature"], "inputs": inputs}
+        answers.append(await real.predict("training", body))
 
     for step, answer in zip(steps, answers, strict=True):
         outputs = answer.json()["outputs"]
@@ -701,7 +710,7 @@ async def test_metadata_tells_free_dimensions_and_every_signature(real: Client):
 
 @pytest.mark.shared
 async def test_a_row_answer_that_is_no_batch_is_refused(real: Client):
-    body = {"signature_name": "train", "instances": [{"x": 1.0, "y": 2.0}]}
+    body = {"signature_name": "train", "instances": [{"x": [1.0], "y": [2.0]}]}
 
     response = await real.predict("training", body)
 

@@ -1,0 +1,127 @@
+"""`model.toml`: every problem at once, and an identity that survives a slip of the editor."""
+
+from __future__ import annotations
+
+import pytest
+
+from daemon.errors import ConfigError
+from daemon.modelfile import ModelTable, ModelTables, parse_model_file, salvage_identity
+
+
+def problems_of(text: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse_model_file(text)
+    return caught.value.problems
+
+
+def test_an_empty_file_is_valid():
+    assert parse_model_file("") == ModelTables()
+
+
+def test_every_table_is_read():
+    tables = parse_model_file(
+        """
+        [model]
+        name = "parts"
+        version = 3
+        [input]
+        kind = "image"
+        mean = 127.5
+        std = [127.5, 127, 127.5]
+        [output]
+        kind = "detection"
+        labels = ["nut", "bolt"]
+        [placement]
+        accelerators = ["edgetpu", "cpu"]
+        [limits]
+        queue = 4
+        [batching]
+        max_delay_ms = 2
+        [health]
+        max_latency_ms = 20
+        [[health.samples]]
+        input = "nut.jpg"
+        label = "nut"
+        """
+    )
+
+    assert (tables.model.name, tables.model.version) == ("parts", 3)
+    assert (tables.input.mean, tables.input.std) == (127.5, (127.5, 127.0, 127.5))
+    assert tables.output.labels == ("nut", "bolt")
+    assert tables.placement.accelerators == ("edgetpu", "cpu")
+    assert (tables.limits.queue, tables.batching.max_delay_ms) == (4, 2.0)
+    assert tables.health.samples[0].label == "nut"
+
+
+def test_all_problems_are_told_at_once():
+    text = '[model]\nversion = 0\n[output]\nkind = "detect"\n[inptu]\nkind = "image"'
+
+    assert problems_of(text) == (
+        "model.version = 0: expected a whole number from 1 to 9223372036854775807",
+        'output.kind = "detect": expected "classification", "detection", "segmentation" or '
+        "\"tensor\" (did you mean 'detection'?)",
+        "inptu: unknown table (did you mean 'input'?)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[input]\nmeen = 1", "input.meen: unknown key (did you mean 'mean'?)"),
+        ("[model]\nqueue = 1", "model.queue: unknown key (did you mean 'limits.queue'?)"),
+        ("[[health.samples]]\nlabel = 'x'", "health.samples[0].input: must be given: text of 1"),
+        ("[[health.samples]]\ninput = 'x'\nlable = 'y'", "health.samples[0].lable: unknown key (di"),
+        ("[input]\nmean = ['x']", 'input.mean = ["x"]: expected a number or an array of 1 to 4'),
+        ("[input]\nstd = 0", "input.std = 0: expected numbers other than 0"),
+        ("[input]\nstd = [1, 0.0]", "input.std = [1, 0.0]: expected numbers other than 0"),
+        ("[input]\nmean = nan", "input.mean = NaN: expected a number or an array"),
+        ("[output]\nlabels = 5", "output.labels = 5: expected text or an array, each text"),
+        ("[model", "not TOML: "),
+    ],
+)
+def test_a_bad_value_is_told_with_its_key_and_what_was_expected(text, problem):
+    (only,) = problems_of(text)
+
+    assert only.startswith(problem)
+
+
+@pytest.mark.parametrize("name", ["a/b", "a+b", "a#b", "", "x" * 129, "a\\u0007b", ".", "..", " a"])
+def test_a_name_that_cannot_stand_in_a_topic_or_url_is_refused(name):
+    (only,) = problems_of(f'[model]\nname = "{name}"')
+
+    assert only.startswith("model.name = ")
+
+
+@pytest.mark.parametrize("file", ["../x", "/etc/passwd", "a/b", "..", ".", "", "a\\u0000b"])
+def test_a_label_file_outside_the_models_folder_is_refused(file):
+    (only,) = problems_of(f'[output]\nlabels = "{file}"')
+
+    assert only.endswith("expected the name of a file beside model.toml, without folders")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[model]\nname = "parts"\nversion = 3\n[input]\nstd = [1,',
+        '[model]\nname = "parts"\nversion = 3\n[input]\nstd = 0',
+        "# [model]\n  [model] # who\nversion=3 # third\r\n\n  name = 'parts' # yes",
+    ],
+)
+def test_name_and_version_are_found_in_a_broken_file(text):
+    assert salvage_identity(text) == ModelTable(name="parts", version=3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[model",
+        "name = 'a'\nversion = 3",
+        "[model]\n[input]\nname = 'a'\nversion = 3",
+        "[model]\nname = 'a/b'\nversion = 0",
+        "[model]\nname = a\nversion = 3x",
+        "[model]\nversion = 9999999999999999999",
+    ],
+)
+def test_nothing_is_guessed_that_is_not_there(text):
+    assert salvage_identity(text) == ModelTable()
