@@ -17,17 +17,20 @@ DROP_IN_FOLDER = "conf.d"
 _MAX_FILE_BYTES = 1 << 20  # far above any configuration written by hand
 
 
-def read_config(path: Path | None, environment: Mapping[str, str]) -> Config:
+def read_config(
+    path: Path | None, environment: Mapping[str, str], *, default: Path = DEFAULT_CONFIG
+) -> Config:
     """Read and check the whole configuration.
 
     Args:
-        path: of the main file; None for the default one, which may be missing.
+        path: of the main file; None for the default one.
         environment: the process's, whole.
+        default: where the default one lies; it may be missing.
 
     Raises:
         ConfigError: with every problem found; also when a file cannot be read.
     """
-    main = path or DEFAULT_CONFIG
+    main = path or default
     sources: list[tuple[str, str]] = []
     unreadable: list[str] = []
     for file in (main, *_drop_ins(main.parent / DROP_IN_FOLDER, unreadable)):

@@ -277,7 +277,9 @@ class Metrics:
 
     def worker_restart(self, model: str, reason: str) -> None:
         """Count a worker that was replaced; `reason` is the value of a `DeathReason`."""
-        series = self._know(model)
+        series = self._models.get(model)
+        if series is None:
+            return
         if reason not in series.restarts:
             series.restarts[reason] = series.child(self._restarts, model, reason)
         series.restarts[reason].inc()
@@ -313,7 +315,9 @@ class Metrics:
 
     def set_model_memory(self, model: str, size_bytes: int) -> None:
         """Say what a model's newest worker takes."""
-        series = self._know(model)
+        series = self._models.get(model)
+        if series is None:
+            return
         series.child(self._model_memory, model).set(size_bytes)
 
     def forget_version(self, model: str, version: int) -> None:

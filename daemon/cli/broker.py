@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import importlib
-import os
 import shutil
 import socket
 import subprocess
@@ -92,7 +91,7 @@ def run_broker(folder: Path) -> Iterator[Broker]:
 
 def find_mosquitto() -> str | None:
     """The path of mosquitto, or None."""
-    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:{_SBIN}")
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path=_SBIN)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from accelerators.errors import AcceleratorError
 from daemon.app import serve
 from daemon.cli.outcome import CommandError, ExitCode
 from daemon.config import Config, find_contradictions
@@ -67,5 +68,5 @@ def run_daemon(config: Config, on_ready: Callable[[Running], None]) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(config, on_ready=on_ready))
-    except OSError as error:
+    except (OSError, AcceleratorError) as error:
         raise CommandError(f"cannot start: {error}") from error

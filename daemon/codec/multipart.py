@@ -73,7 +73,7 @@ def _parts(body: bytes, delimiter: bytes) -> Iterator[tuple[Message, bytes]]:
         if body.startswith(b"--", position):
             return
         head_end = body.find(b"\r\n\r\n", position, position + _MAX_HEADER_BYTES)
-        end = body.find(framed, head_end + 2) if head_end >= 0 else -1
+        end = body.find(framed, head_end + 4) if head_end >= 0 else -1
         if end < 0 or not body.startswith(b"\r\n", position):
             raise Malformed("the multipart body ends too early or a part's headers are too long")
         headers = BytesHeaderParser().parsebytes(body[position + 2 : head_end + 4])

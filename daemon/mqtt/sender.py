@@ -76,11 +76,23 @@ class Link(Protocol):
 
 @dataclass(slots=True)
 class _Waiting:
-    """A QoS 1 result on its way. `row` is 0 for one that is not on disk."""
+    """A QoS 1 message on its way.
+
+    Attributes:
+        settled: to be called once, when its request may be acknowledged.
+        row: on disk; 0 for one that is not there.
+        is_replaced: a refusal has taken the result's place.
+    """
 
     publication: Publication
     settled: Callable[[], None]
     row: int = 0
+    is_replaced: bool = False
+
+    @property
+    def is_announcement(self) -> bool:
+        """It answers nobody, and is said anew at the next connection."""
+        return not self.publication.request_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +219,7 @@ class Sender:
         self._connected = None
         self._announcements.clear()
         self._from_disk.clear()
-        lost = [waiting for waiting in self._in_flight.values() if waiting.publication.request_id]
+        lost = [waiting for waiting in self._in_flight.values() if not waiting.is_announcement]
         self._in_flight.clear()
         self._memory.extendleft(reversed([waiting for waiting in lost if not waiting.row]))
         self._suspicion.connection_lost(lost[0].publication if lost else None)
@@ -216,12 +228,12 @@ class Sender:
     def published(self, token: int, refusal: str, *, too_large: bool) -> None:
         """The broker has acknowledged, or refused, what went by this token."""
         waiting = self._in_flight.pop(token, None)
-        if waiting is None:
+        if waiting is None or self._connected is None:
             return
-        if waiting.publication.request_id:
+        if not waiting.is_announcement:
             self._suspicion.acknowledged()
-        if too_large and waiting.publication.request_id:
-            self._resend_as_refusal(waiting)
+        if too_large and not waiting.is_announcement and not waiting.is_replaced:
+            self._resend_as_refusal(waiting, self._connected)
         elif refusal:
             self._lose(waiting, f"the broker refused it: {refusal}")
         else:
@@ -252,8 +264,8 @@ class Sender:
 
     def _next(self) -> _Waiting | None:
         if self._announcements:
-            _, publication = self._announcements.popitem()
-            return _Waiting(publication, _nothing)
+            topic = next(iter(self._announcements))
+            return _Waiting(self._announcements.pop(topic), _nothing)
         if self._from_disk:
             return self._from_disk.popleft()
         if self._has_unread_rows or self._is_spilling:
@@ -270,7 +282,7 @@ class Sender:
     def _send(self, waiting: _Waiting, connected: _Connected) -> None:
         fitting = self._fit(waiting.publication, connected.limits)
         if fitting is None:
-            self._lose(waiting, "even its refusal is over the broker's Maximum Packet Size")
+            self._lose(waiting, "over the broker's Maximum Packet Size")
             return
         self._last_token += 1
         self._in_flight[self._last_token] = waiting
@@ -293,18 +305,15 @@ class Sender:
             return too_large_refusal(publication, None)
         if limit is None or packet_bytes(publication) <= limit:
             return publication
+        if not publication.request_id:
+            return None
         refusal = too_large_refusal(publication, limit)
         return refusal if packet_bytes(refusal) <= limit else None
 
-    def _resend_as_refusal(self, waiting: _Waiting) -> None:
-        refusal = too_large_refusal(waiting.publication, None)
-        if waiting.publication.payload == refusal.payload or self._connected is None:
-            self._lose(waiting, "the broker finds even its refusal too large")
-            return
-        waiting.publication = refusal
-        self._last_token += 1
-        self._in_flight[self._last_token] = waiting
-        self._link.publish(self._connected.number, self._last_token, refusal)
+    def _resend_as_refusal(self, waiting: _Waiting, connected: _Connected) -> None:
+        waiting.publication = too_large_refusal(waiting.publication, None)
+        waiting.is_replaced = True
+        self._send(waiting, connected)
 
     def _finish(self, waiting: _Waiting) -> None:
         if waiting.row:
@@ -313,7 +322,12 @@ class Sender:
         waiting.settled()
 
     def _lose(self, waiting: _Waiting, why: str) -> None:
-        self._on_lost(why)
+        if waiting.is_announcement:
+            _log.warning(
+                "mqtt announcement dropped topic=%s why=%s", waiting.publication.topic, why
+            )
+        else:
+            self._on_lost(why)
         self._finish(waiting)
 
     def _count_expiring(self) -> int:

@@ -57,7 +57,7 @@ class PixelMap:
     def apply(self, pixels: NDArray[np.uint8]) -> Array:
         """The input's numbers for a uint8 picture in the input's layout; C-contiguous."""
         if self.mean is not None:
-            values = np.subtract(pixels, self.mean, dtype=np.float32)
+            values = np.subtract(pixels, self.mean, dtype=np.float32, order="C")
             values /= self.std
             return values
         if self.tables is None:

@@ -25,11 +25,13 @@ def real_values(values: Array, quantization: Quantization | None) -> NDArray[np.
 
 
 def best_first(values: Array, count: int) -> NDArray[np.intp]:
-    """Indexes of the `count` largest values of a row, largest first.
+    """Indexes of the `count` largest values of a row, largest first; none for a count below 1.
 
     Equal values keep their order; NaN comes last.
     """
     size = len(values)
+    if count < 1:
+        return np.empty(0, np.intp)
     if values.dtype.kind == "f" and np.isnan(values).any():
         return _best_first_with_nan(values, count)
     if count >= size:

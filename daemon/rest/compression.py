@@ -13,7 +13,7 @@ import zlib
 
 MIN_BYTES = 1024
 """Below this a compressed answer saves no packet."""
-_MAX_INLINE_BYTES = 128 * 1024
+_MAX_INLINE_BYTES = 64 * 1024
 """Compressed in the event loop, in about 2 ms at most; larger ones in a thread."""
 _LEVEL = 1
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}

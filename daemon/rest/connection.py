@@ -1,8 +1,8 @@
 """One client's connection: bounded in number and in the time its request heads may take.
 
-aiohttp does the HTTP. This adds what it lacks: a limit on connections, a time limit on the head of
-a request ("slow loris"), JSON answers to bytes that are no HTTP, and a drain that lets requests
-finish whose bodies are still arriving.
+aiohttp does the HTTP. This adds what it lacks: a limit on connections, time limits on the head of
+a request ("slow loris") and on taking the answer, JSON answers to bytes that are no HTTP, and a
+drain that lets requests finish whose bodies are still arriving.
 """
 
 from __future__ import annotations
@@ -27,15 +27,24 @@ _FULL_ANSWER = (
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_FULL_BODY), _FULL_BODY)
 )
 _MAX_EXPLAINED = 32
+"""Refused connections that may stay for a moment; enough for people, nothing for an attacker."""
 _EXPLAIN_S = 0.5
+_MAX_ERROR_CHARACTERS = 300
 
 
 class Connections:
-    """All open connections of a server."""
+    """All open connections of a server.
 
-    def __init__(self, *, limit: int, head_timeout_s: float) -> None:
+    Attributes:
+        head_timeout_s: a request's head must be there within it.
+        answer_timeout_s: a client must take its answer within it.
+        is_draining: the server is stopping.
+    """
+
+    def __init__(self, *, limit: int, head_timeout_s: float, answer_timeout_s: float) -> None:
         self.limit = limit
         self.head_timeout_s = head_timeout_s
+        self.answer_timeout_s = answer_timeout_s
         self.is_draining = False
         self._open: set[Connection] = set()
         self._refused: set[Connection] = set()
@@ -72,7 +81,7 @@ class Connections:
         self.is_draining = True
         for connection in tuple(self._open):
             if not connection.is_busy:
-                connection.close()  # at once when idle, else when its answer is written
+                connection.force_close()
         try:
             async with asyncio.timeout(grace_s):
                 await self._gone.wait()
@@ -85,12 +94,20 @@ class Connection(web.RequestHandler):
     """aiohttp's connection, with our limits.
 
     Attributes:
-        is_busy: a request has been taken up and is not answered yet.
+        is_busy: a request has been taken up and its answer is not sent yet.
         is_local: it came by the unix socket, which no browser can reach.
         body_bytes: memory that the current request's body has been accounted for.
     """
 
-    __slots__ = ("_connections", "_head_since", "_head_timer", "body_bytes", "is_busy", "is_local")
+    __slots__ = (
+        "_answer_since",
+        "_connections",
+        "_head_since",
+        "_timer",
+        "body_bytes",
+        "is_busy",
+        "is_local",
+    )
 
     def __init__(
         self,
@@ -106,7 +123,8 @@ class Connection(web.RequestHandler):
         self.body_bytes = 0
         self._connections = connections
         self._head_since: float | None = None
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._answer_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection up, or answer 503 when there are too many."""
@@ -115,7 +133,7 @@ class Connection(web.RequestHandler):
             return
         self.is_local = not isinstance(transport.get_extra_info("sockname"), tuple)
         self._head_since = self._loop.time()
-        self._watch_head(self._connections.head_timeout_s)
+        self._look_again(self._connections.head_timeout_s)
         super().connection_made(transport)
 
     def _refuse(self, transport: asyncio.BaseTransport) -> None:
@@ -125,12 +143,12 @@ class Connection(web.RequestHandler):
             return
         cast("asyncio.Transport", transport).write(_FULL_ANSWER)
         # Closing with unread data in the socket would reset it, and the answer would be lost.
-        self._head_timer = self._loop.call_later(_EXPLAIN_S, transport.close)
+        self._timer = self._loop.call_later(_EXPLAIN_S, transport.close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of everything."""
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._connections.remove(self)
         super().connection_lost(exc)
 
@@ -145,29 +163,43 @@ class Connection(web.RequestHandler):
         self.is_busy = True
         self._head_since = None
 
-    def end_request(self) -> None:
-        """Its answer is made."""
-        self.is_busy = False
+    async def finish_response(
+        self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer; when the server is stopping it is the connection's last."""
+        self._answer_since = self._loop.time()
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self.is_busy = False
+            self._answer_since = None
+            if self.is_draining:
+                self.close()
 
     @property
     def is_draining(self) -> bool:
         """The server is stopping: the answer under way is this connection's last."""
         return self._connections.is_draining
 
-    def _watch_head(self, wait_s: float) -> None:
-        """Look again after `wait_s`. One timer that looks, instead of one for each request."""
-        self._head_timer = self._loop.call_later(wait_s, self._check_head)
+    def _look_again(self, wait_s: float) -> None:
+        """One timer that looks from time to time, instead of one for each request."""
+        self._timer = self._loop.call_later(wait_s, self._look)
 
-    def _check_head(self) -> None:
-        limit_s = self._connections.head_timeout_s
-        if self._head_since is None:
-            self._watch_head(limit_s)
+    def _look(self) -> None:
+        """End the connection when the client has kept it waiting for too long."""
+        now, limits = self._loop.time(), self._connections
+        if self._head_since is not None and now - self._head_since >= limits.head_timeout_s:
+            self.force_close()
             return
-        waited_s = self._loop.time() - self._head_since
-        if waited_s < limit_s:
-            self._watch_head(limit_s - waited_s)
+        if self._answer_since is not None and now - self._answer_since >= limits.answer_timeout_s:
+            self._abort()  # closing would wait for the client to take the rest
             return
-        self.force_close()
+        since = self._head_since or now
+        self._look_again(since + limits.head_timeout_s - now)
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
 
     def handle_error(
         self,
@@ -180,11 +212,11 @@ class Connection(web.RequestHandler):
         if status >= 500:  # noqa: PLR2004 (a server error by RFC 9110)
             _log.error("request failed outside its handler", exc_info=exc)
             message = "internal error; the log says more"
+        else:
+            first_line = (message or "").strip().partition("\n")[0]
+            message = f"not a valid HTTP request: {first_line}"[:_MAX_ERROR_CHARACTERS]
         if request.writer.output_size > 0:
             raise ConnectionError("part of the answer is sent already")
-        first_line = (message or "bad request").strip().partition("\n")[0]
-        response = json_response(
-            {"error": f"not a valid HTTP request: {first_line}"[:300]}, status=status
-        )
+        response = json_response({"error": message}, status=status, headers={"Server": "inferd"})
         response.force_close()
         return response

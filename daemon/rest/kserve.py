@@ -87,8 +87,20 @@ def add_routes(routes: Routes, context: RestContext) -> None:
 
 def kserve_error(error: DaemonError) -> web.Response:
     """An error as KServe v2 clients expect it, in Triton's words where they look for them."""
+    return _refuse(error, _wording(error))
+
+
+def _load_error(error: DaemonError) -> web.Response:
+    if isinstance(error, ModelNotFound):
+        return _refuse(error, f"failed to load '{shorten(error.model)}', no such model is here")
+    if isinstance(error, ModelUnavailable):
+        return _refuse(error, f"failed to load '{shorten(error.model)}': {error.reason}")
+    return kserve_error(error)
+
+
+def _refuse(error: DaemonError, message: str) -> web.Response:
     return json_response(
-        {"error": _wording(error)}, status=status_of(error, KSERVE), headers=retry_headers(error)
+        {"error": message}, status=status_of(error, KSERVE), headers=retry_headers(error)
     )
 
 
@@ -231,7 +243,7 @@ def _add_repository(routes: Routes, context: RestContext) -> None:
         raise Unsupported("'repository_name' specification is not supported")
 
     routes.post("/v2/repository/index", index, on_error=kserve_error)
-    routes.post("/v2/repository/models/{model}/load", load, on_error=kserve_error)
+    routes.post("/v2/repository/models/{model}/load", load, on_error=_load_error)
     routes.post("/v2/repository/models/{model}/unload", unload, on_error=kserve_error)
     routes.post("/v2/repository/{repository}/index", named, on_error=kserve_error)
     for verb in ("load", "unload"):

@@ -42,7 +42,7 @@ _log = logging.getLogger(f"inferd.{__name__}")
 _MAX_LINE_BYTES = 8190
 """Of the request line and of each header: what most servers take."""
 _MAX_HEADERS = 100
-_LINGER_S = 2.0
+_LINGER_S = 1.0
 """After refusing a body that is still arriving, read on for so long, so that a client which sends
 first and reads later gets to see the answer instead of a reset connection."""
 _BACKLOG = 128
@@ -154,7 +154,9 @@ class HttpServer:
     async def _serve(self, config: HttpTable, listening: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         connections = Connections(
-            limit=config.max_connections, head_timeout_s=config.header_timeout_s
+            limit=config.max_connections,
+            head_timeout_s=config.header_timeout_s,
+            answer_timeout_s=config.body_timeout_s,
         )
         runner = web.AppRunner(self._application, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
@@ -190,10 +192,10 @@ class HttpServer:
         try:
             response = await self._answer(request, handler, connection)
         finally:
-            connection.end_request()
             if connection.body_bytes:
                 self._context.bodies.give_back(connection.body_bytes)
                 connection.body_bytes = 0
+        response.headers["Server"] = "inferd"
         if connection.is_draining or not request.content.is_eof():
             response.force_close()
         return response

@@ -126,8 +126,10 @@ def test_an_unknown_key_suggests_the_nearest_name(text, problem):
         ("http = 5\n[logs]", "http: expected a table"),
         (
             "[logs]\nlevel = 'warn'",
-            'logs.level = "warn": expected "debug", "info", "warning" or "error" '
-            "(did you mean 'warning'?)",
+            (
+                'logs.level = "warn": expected "debug", "info", "warning" or "error" '
+                "(did you mean 'warning'?)"
+            ),
         ),
     ],
 )
@@ -189,8 +191,10 @@ def test_a_variable_wins_over_every_file():
 
 def test_a_variable_cannot_smuggle_in_a_second_key():
     assert problems_of("", INFERD_MODELS__MAX_MODELS='1\nserve = "x"') == (
-        'INFERD_MODELS__MAX_MODELS: models.max_models = "1\\nserve = \\"x\\"": '
-        "expected a whole number from 1 to 1000",
+        (
+            'INFERD_MODELS__MAX_MODELS: models.max_models = "1\\nserve = \\"x\\"": '
+            "expected a whole number from 1 to 1000"
+        ),
     )
 
 
@@ -321,8 +325,11 @@ def test_an_address_has_a_host_and_a_port(text, host, port):
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":80", "host", "host:", "host:x", "host:65536", "::1:80", "[::1]", "[x]:80", "a b:80"]
-    + ["host:-1", "host:+1", "host:٣", "http://host:80", "[]:80", "-a:80", "host:80\n"],
+    [
+        *("", ":80", "host", "host:", "host:x", "host:65536", "::1:80", "[::1]", "[x]:80"),
+        *("host:-1", "host:+1", "host:\u0663", "http://host:80", "[]:80", "-a:80", "host:80\n"),
+        "a b:80",
+    ],
 )
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(ValueError, match='expected "host:port"'):
@@ -343,9 +350,11 @@ def test_a_broker_url_has_a_default_port(text, host, port, tls):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "broker", "broker:1883", "http://broker", "mqtt://", "mqtt://u@broker", "mqtt://b/path"]
-    + ["mqtt://b:0", "mqtt://b:99999", "mqtt://b?x", "mqtt://b#x", "mqtt://[::1", "mqtt://a\nb"]
-    + ["mqtt://u:p@broker", "mqtt://a b"],
+    [
+        *("", "broker", "broker:1883", "http://broker", "mqtt://", "mqtt://u@broker"),
+        *("mqtt://b:0", "mqtt://b:99999", "mqtt://b?x", "mqtt://b#x", "mqtt://[::1"),
+        *("mqtt://u:p@broker", "mqtt://a b", "mqtt://a\nb", "mqtt://b/path"),
+    ],
 )
 def test_what_is_no_broker_url_is_refused_without_repeating_it(text):
     with pytest.raises(ValueError, match=r"^expected mqtt://HOST\[:PORT\]"):

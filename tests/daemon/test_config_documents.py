@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from pydantic_core import PydanticUndefined
@@ -13,6 +13,9 @@ from pydantic_core import PydanticUndefined
 from daemon.config import Config, ServedModel, parse_config
 from daemon.modelfile import HealthSample, ModelTables
 from daemon.tables import Table, describe, describe_key, has_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def tables_of(kind: type[Table]) -> Iterator[tuple[str, type[Table]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from daemon import configfiles
 from daemon.config import Config
 from daemon.configfiles import read_config
 from daemon.errors import ConfigError
@@ -52,11 +51,12 @@ def test_a_named_file_that_is_missing_is_a_problem(tmp_path):
     assert only == f"{tmp_path}/inferd.toml: cannot be read: No such file or directory"
 
 
-def test_the_default_file_may_be_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(configfiles, "DEFAULT_CONFIG", tmp_path / "inferd.toml")
+def test_the_default_file_may_be_missing(tmp_path):
     write(tmp_path / "conf.d" / "10-a.toml", "[device]\nid = 'box'")
 
-    assert read_config(None, {}).device.id == "box"
+    config = read_config(None, {}, default=tmp_path / "inferd.toml")
+
+    assert config.device.id == "box"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.errors import ConfigError
 from daemon.modelfile import ModelTable, ModelTables, parse_model_file, salvage_identity
+from daemon.tables import check_tables
 
 
 def problems_of(text: str) -> tuple[str, ...]:
@@ -58,8 +61,10 @@ def test_all_problems_are_told_at_once():
 
     assert problems_of(text) == (
         "model.version = 0: expected a whole number from 1 to 9223372036854775807",
-        'output.kind = "detect": expected "classification", "detection", "segmentation" or '
-        "\"tensor\" (did you mean 'detection'?)",
+        (
+            'output.kind = "detect": expected "classification", "detection", "segmentation" or '
+            "\"tensor\" (did you mean 'detection'?)"
+        ),
         "inptu: unknown table (did you mean 'input'?)",
     )
 
@@ -70,7 +75,10 @@ def test_all_problems_are_told_at_once():
         ("[input]\nmeen = 1", "input.meen: unknown key (did you mean 'mean'?)"),
         ("[model]\nqueue = 1", "model.queue: unknown key (did you mean 'limits.queue'?)"),
         ("[[health.samples]]\nlabel = 'x'", "health.samples[0].input: must be given: text of 1"),
-        ("[[health.samples]]\ninput = 'x'\nlable = 'y'", "health.samples[0].lable: unknown key (di"),
+        (
+            "[[health.samples]]\ninput = 'x'\nlable = 'y'",
+            "health.samples[0].lable: unknown key (di",
+        ),
         ("[input]\nmean = ['x']", 'input.mean = ["x"]: expected a number or an array of 1 to 4'),
         ("[input]\nstd = 0", "input.std = 0: expected numbers other than 0"),
         ("[input]\nstd = [1, 0.0]", "input.std = [1, 0.0]: expected numbers other than 0"),
@@ -125,3 +133,28 @@ def test_name_and_version_are_found_in_a_broken_file(text):
 )
 def test_nothing_is_guessed_that_is_not_there(text):
     assert salvage_identity(text) == ModelTable()
+
+
+KEYS = st.sampled_from(
+    ["model", "input", "output", "health", "samples", "labels", "std", "name", "version", "x"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(KEYS | st.text(), VALUES, max_size=4))
+def test_whatever_the_tables_hold_every_problem_is_one_line(raw_tables):
+    _, problems = check_tables(ModelTables, raw_tables)
+
+    assert all(str(problem).isprintable() for problem in problems)
+
+
+@given(st.text() | st.text(alphabet='[]{}="\n\\#.1a'))
+def test_whatever_the_text_is_it_is_tables_or_problems(text):
+    try:
+        assert isinstance(parse_model_file(text), ModelTables)
+    except ConfigError as error:
+        assert error.problems

@@ -51,7 +51,7 @@ def make_report(inputs, outputs=(SCORES,), *, inputs_metadata=(), outputs_metada
 
 
 def make_tables(**tables):
-    """A model.toml, by table: make_tables(input={"kind": "image"})."""
+    """The tables of a model.toml, each a dictionary of its keys."""
     return ModelTables.model_validate(tables)
 
 
@@ -136,7 +136,9 @@ def make_wav(samples, rate, *, subtype="PCM_16", kind="WAV"):
 def wav_header(*, tag=1, channels=1, rate=16000, bits=16, data_bytes=3200, said_bytes=None):
     """A WAV file of silence whose header says what it is told to say."""
     block = channels * bits // 8
-    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, tag, channels, rate, rate * block, block, bits)
+    head = struct.pack(
+        "<4sIHHIIHH", b"fmt ", 16, tag, channels, rate, rate * block & 0xFFFFFFFF, block, bits
+    )
     said = data_bytes if said_bytes is None else said_bytes
     body = b"WAVE" + head + b"data" + struct.pack("<I", said) + bytes(data_bytes)
     return b"RIFF" + struct.pack("<I", len(body)) + body

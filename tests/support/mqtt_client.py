@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import queue
+import socket
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,7 @@ class TestClient:
         )
         self._client.reconnect_delay_set(1, 1)
         self._client.on_message = self._on_message
+        self._client.on_socket_open = _without_nagle
         self._client.on_connect = lambda *_: self.connected.release()
         self._client.on_subscribe = lambda *_: self._subscribed.release()
         properties = None
@@ -111,6 +113,10 @@ class TestClient:
                 expiry_s=getattr(properties, "MessageExpiryInterval", None),
             )
         )
+
+
+def _without_nagle(_client: Client, _userdata: object, sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _properties(facts: dict[str, Any]) -> Properties:

@@ -60,7 +60,7 @@ def test_another_datatype_is_not_converted():
     ],
 )
 def test_a_wrong_rank_or_dimension_is_refused_with_the_expected_shape(spec_shape, shape):
-    with pytest.raises(BadTensor, match="unexpected shape for input 'a': expected .*, got"):
+    with pytest.raises(BadTensor, match=r"unexpected shape for input 'a': expected \[.*\], got"):
         check_inputs(signature(tensor("a", shape=spec_shape)), 1, {"a": zeros(*shape)})
 
 

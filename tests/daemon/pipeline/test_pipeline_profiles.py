@@ -118,6 +118,9 @@ def test_model_toml_sets_resize_and_color():
         (spec_of((1, 28, 28, 1)), {"color": "rgb"}, "has 1 channels"),
         (spec_of((1, 7)), {"mean": 1.0}, "takes no pictures"),
         (picture_spec(), {"kind": "tensor", "resize": "crop"}, "takes no pictures"),
+        (picture_spec(), {"kind": "tensor", "sample_rate_hz": 8000}, "takes no sounds"),
+        (spec_of((1, -1, 3)), {"kind": "audio", "sample_rate_hz": 8000}, "said to be a sound"),
+        (spec_of((1, 80, 90)), {"kind": "audio", "sample_rate_hz": 8000}, "said to be a sound"),
         (spec_of((1, 80)), {"kind": "audio", "sample_rate_hz": 8000, "std": 2.0}, "no pictures"),
     ],
 )
@@ -246,9 +249,7 @@ def test_top_k_and_threshold_come_from_model_toml_then_metadata_then_defaults():
 
     packed = make_profile(picture_spec(), out=metadata).output
     said = make_profile(picture_spec(), out=metadata, tables=stated).output
-    plain = build_profile(
-        ModelTables(), make_report([picture_spec()]), (), default_top_k=7
-    ).output
+    plain = build_profile(ModelTables(), make_report([picture_spec()]), (), default_top_k=7).output
 
     assert (packed.top_k, packed.threshold) == (5, 0.3)
     assert (said.top_k, said.threshold) == (2, 0.6)

@@ -143,8 +143,8 @@ class TestDescriptions:
     def test_a_model_that_failed_to_load_says_why(self, url):
         message = error(infer(url, {"inputs": []}, path="/v2/models/broken/infer"), 503)
 
-        assert message.startswith("Request for unknown model: 'broken' ")
-        assert "parse" in message
+        assert message.startswith("Request for unknown model: 'broken' has no available versions")
+        assert "not a TFLite model" in message
 
     def test_statistics_list_every_model_that_was_loaded(self, url):
         entries = get(url, "/v2/models/stats").json()["model_stats"]
@@ -231,9 +231,7 @@ class TestInference:
         head = json.dumps({"inputs": [{**given, "parameters": {"binary_data_size": 16}}]}).encode()
         body = gzip.compress(head + np.float32([1, 2, 3, 4]).tobytes())
 
-        answer = infer(
-            url, data=body, headers={"Content-Encoding": "gzip", HEADER: str(len(head))}
-        )
+        answer = infer(url, data=body, headers={"Content-Encoding": "gzip", HEADER: str(len(head))})
 
         assert answer.json()["outputs"][0]["data"] == [2, 4, 6, 8]
 
@@ -364,12 +362,25 @@ class TestRepository:
 
         assert refusal.value.status() == "501"
 
+    @pytest.mark.parametrize("parameters", [{}, {"note": 1}, None])
+    def test_other_parameters_of_a_load_are_ignored(self, url, parameters):
+        answer = post(url, "/v2/repository/models/double/load", json={"parameters": parameters})
+
+        assert (answer.status_code, answer.content) == (200, b"")
+
+    def test_load_parameters_that_are_no_object_are_400(self, url):
+        answer = post(url, "/v2/repository/models/double/load", json={"parameters": [1]})
+
+        assert "'parameters'" in error(answer, 400)
+
     @pytest.mark.parametrize("verb", ["load", "unload"])
     def test_an_unknown_model_is_404(self, url, verb):
         error(post(url, f"/v2/repository/models/foo/{verb}"), 404)
 
     def test_a_model_that_cannot_load_says_why(self, url):
-        assert "parse" in error(post(url, "/v2/repository/models/broken/load"), 503)
+        message = error(post(url, "/v2/repository/models/broken/load"), 503)
+
+        assert message.startswith("failed to load 'broken': the file is not a TFLite model")
 
     @pytest.mark.parametrize("path", ["index", "models/double/load", "models/double/unload"])
     def test_a_repository_name_is_501(self, url, path):

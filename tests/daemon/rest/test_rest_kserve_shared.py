@@ -134,7 +134,8 @@ class TestKnownAnswers:
     @FORMS
     def test_several_inputs_of_a_free_number_of_rows(self, client, golden, binary):
         given = [
-            tensor(name, golden(f"dyn-batch3.in.{name}"), binary=binary) for name in ("arg0", "arg1")
+            tensor(name, golden(f"dyn-batch3.in.{name}"), binary=binary)
+            for name in ("arg0", "arg1")
         ]
 
         result = client.infer("dyn", given)
@@ -184,6 +185,13 @@ class TestKnownAnswers:
         elements = result.as_numpy("output_0").reshape(-1).tolist()
         assert [e if isinstance(e, bytes) else e.encode() for e in elements] == given[0].tolist()
 
+    def test_a_megabyte_of_texts(self, client):
+        given = texts(*("word" for _ in range(300_000))).reshape(-1, 3)
+
+        result = client.infer("text", [tensor("a", given)])
+
+        assert result.as_numpy("output_0").shape == given.shape
+
     @FORMS
     def test_texts_beside_int64_indices(self, client, binary):
         given = texts(*(f"item{i}" for i in range(10)))
@@ -197,15 +205,22 @@ class TestKnownAnswers:
 
         assert result.as_numpy("output").tolist() == [b"item7", b"item0", b"item3"]
 
-    def test_a_detector_answers_its_four_raw_outputs(self, client, golden, cases):
-        given = golden("ssd-cat.input")
-        name = "TFLite_Detection_PostProcess"
+    def test_a_detector_answers_its_raw_outputs(self, client, golden, cases):
+        (cat,) = cases["ssd-cat"]["expected"]["detections"]
+        boxes, classes, scores, count = (
+            f"TFLite_Detection_PostProcess{suffix}" for suffix in ("", ":1", ":2", ":3")
+        )
 
-        result = client.infer("ssd", [tensor("normalized_input_image_tensor", given)])
+        result = client.infer(
+            "ssd", [tensor("normalized_input_image_tensor", golden("ssd-cat.input"))]
+        )
 
-        scores = result.as_numpy(f"{name}:2").reshape(-1)
-        assert result.as_numpy(name).shape[-1] == 4
-        assert scores.max() > 0.5
+        assert result.as_numpy(count).item() == 10
+        assert result.as_numpy(classes).reshape(-1)[0] == cat["class_index"]
+        assert result.as_numpy(scores).reshape(-1)[0] == pytest.approx(cat["score"], abs=0.02)
+        np.testing.assert_allclose(
+            result.as_numpy(boxes).reshape(-1, 4)[0], cat["box_ymin_xmin_ymax_xmax"], atol=0.02
+        )
 
 
 class TestEncodedMedia:
@@ -287,9 +302,7 @@ class TestForms:
         assert output.argmax() == golden("mnv2_quant-cat.output").argmax()
 
     @pytest.mark.parametrize(("accepted", "coding"), [("gzip", "gzip"), ("deflate", "deflate")])
-    def test_a_large_json_answer_is_compressed_when_asked_for(
-        self, url, golden, accepted, coding
-    ):
+    def test_a_large_json_answer_is_compressed_when_asked_for(self, url, golden, accepted, coding):
         given = golden("mnv2_quant-cat.input")
         document = {
             "inputs": [
@@ -322,7 +335,9 @@ class TestForms:
 
         json_bytes = int(answer.headers["Inference-Header-Content-Length"])
         assert answer.headers["Content-Type"] == "application/octet-stream"
-        assert np.frombuffer(answer.content[json_bytes:], np.float32)[0] == pytest.approx(1, abs=0.1)
+        assert np.frombuffer(answer.content[json_bytes:], np.float32)[0] == pytest.approx(
+            1, abs=0.1
+        )
 
     def test_a_curl_body_without_a_json_content_type_is_read(self, url):
         given = {"name": "dense_input", "shape": [1, 1], "datatype": "FP32", "data": [0]}

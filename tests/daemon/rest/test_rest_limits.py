@@ -237,6 +237,20 @@ async def test_an_idle_connection_ends_after_the_keepalive_timeout() -> None:
         assert await client.is_closed_by_server()
 
 
+async def test_a_client_that_does_not_take_its_answers_is_cut_off() -> None:
+    async with running_server(header_timeout_s=0.1, body_timeout_s=0.2) as server:
+        client = await server.connect()
+        client.writer.transport.pause_reading()
+
+        client.writer.write(get("/openapi.json") * 2000)  # some 40 MB of answers
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            while not client.writer.is_closing():
+                client.writer.write(b"\r\n")
+                await server.ask(get("/healthz"))
+
+        assert (await server.ask(get("/healthz"))).status == 200
+
+
 async def test_one_connection_too_many_is_told_so_and_closed() -> None:
     async with running_server(max_connections=2) as server:
         held = [await server.connect(), await server.connect()]

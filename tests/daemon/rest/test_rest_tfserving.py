@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import gzip
-import json
 import math
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import pytest_asyncio
-import requests
 from support.daemon import running_daemon
+from support.tfserving_client import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,33 +29,6 @@ SPEC_OF_X = {
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-class Client:
-    """A script's `requests` against one server; every path starts at its root."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._session = requests.Session()
-
-    async def send(self, method: str, path: str, **options: Any) -> requests.Response:
-        call = partial(self._session.request, method, self.url + path, timeout=60, **options)
-        return await asyncio.to_thread(call)
-
-    async def get(self, path: str) -> requests.Response:
-        return await self.send("GET", path)
-
-    async def predict(self, model: str, body: object, **options: Any) -> requests.Response:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await self.send("POST", f"/v1/models/{model}:predict", data=data, **options)
-
-    async def works(self) -> bool:
-        """Whether an ordinary request is answered as ever."""
-        response = await self.predict("double", {"instances": [[1, 2, 3, 4]]})
-        return response.json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
-
-    def close(self) -> None:
-        self._session.close()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     broken = tmp_path_factory.mktemp("models") / "broken.tflite"
@@ -74,6 +42,12 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clie
         client = Client(daemon.url)
         yield client
         client.close()
+
+
+async def still_works(client: Client) -> bool:
+    """Whether an ordinary request is answered as ever."""
+    response = await client.predict("double", {"instances": [[1, 2, 3, 4]]})
+    return response.json() == {"predictions": [[2.0, 4.0, 6.0, 8.0]]}
 
 
 # Predict.
@@ -391,7 +365,7 @@ async def test_bad_bodies_are_refused_and_the_next_request_works(
 
     assert response.status_code == 400
     assert error in response.json()["error"]
-    assert await client.works()
+    assert await still_works(client)
 
 
 async def test_bad_gzip_is_refused_and_the_next_request_works(client: Client):
@@ -399,7 +373,7 @@ async def test_bad_gzip_is_refused_and_the_next_request_works(client: Client):
 
     assert response.status_code == 400
     assert response.json()["error"]
-    assert await client.works()
+    assert await still_works(client)
 
 
 async def test_a_body_that_inflates_beyond_the_limit_is_refused(client: Client):
@@ -408,7 +382,7 @@ async def test_a_body_that_inflates_beyond_the_limit_is_refused(client: Client):
     response = await client.predict("double", bomb, headers={"Content-Encoding": "gzip"})
 
     assert response.status_code == 413
-    assert await client.works()
+    assert await still_works(client)
 
 
 async def test_a_body_beyond_the_limit_is_refused(client: Client):
@@ -416,7 +390,7 @@ async def test_a_body_beyond_the_limit_is_refused(client: Client):
 
     assert response.status_code == 413
     assert response.json()["error"]
-    assert await client.works()
+    assert await still_works(client)
 
 
 @pytest.mark.parametrize(
@@ -427,292 +401,4 @@ async def test_odd_names_are_not_found_and_the_next_request_works(client: Client
 
     assert response.status_code == 404
     assert response.json()["error"].startswith("Servable not found for request: Latest(")
-    assert await client.works()
-
-
-# Real models.
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def real(shared_models: Path) -> AsyncIterator[Client]:
-    expected = json.loads((shared_models / "expected.json").read_text())
-    served = [
-        {"path": shared_models / expected["models"][name]["file"], "name": name}
-        for name in (
-            "fc_mnist",
-            "cifar_int8",
-            "mnv2_quant",
-            "multi_sig",
-            "reverse_sig",
-            "dyn",
-            "string",
-            "gather_string",
-            "sine_int8",
-            "movie",
-            "training",
-        )
-    ]
-    async with running_daemon(served) as daemon:
-        client = Client(daemon.url)
-        yield client
-        client.close()
-
-
-@pytest.fixture(scope="module")
-def cases(shared_models: Path) -> dict[str, Any]:
-    expected = json.loads((shared_models / "expected.json").read_text())
-    return {case["id"]: case for case in expected["cases"]}
-
-
-def read_tensor(shared_models: Path, tensor: dict[str, Any]) -> list[Any]:
-    """A tensor of expected.json as nested lists."""
-    if "npy" in tensor:
-        return np.load(shared_models / tensor["npy"]).tolist()
-    return np.array(tensor["data"], dtype=object).reshape(tensor["shape"]).tolist()
-
-
-@pytest.mark.shared
-async def test_ten_digits_in_one_batch_are_all_right(real: Client, cases, shared_models: Path):
-    case = cases["fc_mnist-batch10"]
-    digits = np.load(shared_models / case["input"]["npy"]).tolist()
-
-    response = await real.predict("fc_mnist", {"instances": digits})
-
-    predictions = np.array(response.json()["predictions"])
-    golden = np.load(shared_models / case["expected"]["output_npy"])
-    assert predictions.argmax(axis=1).tolist() == case["truth"]
-    np.testing.assert_allclose(predictions, golden, atol=1)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("name", ["cat", "bird", "pets"])
-async def test_int8_tensors_give_the_known_answers(
-    real: Client, cases, shared_models: Path, name: str
-):
-    golden = shared_models / "golden" / f"cifar_int8-{name}"
-    pixels = np.load(f"{golden}.input.npy").tolist()
-
-    response = await real.predict("cifar_int8", {"instances": pixels})
-
-    expected = np.load(f"{golden}.output.npy")
-    np.testing.assert_allclose(response.json()["predictions"], expected, atol=3)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("signature", ["add", "mul", "sub"])
-@pytest.mark.parametrize("layout", ["instances", "inputs"])
-async def test_signatures_are_called_by_name(
-    real: Client, cases, shared_models: Path, signature: str, layout: str
-):
-    case = cases[f"multi_sig-{signature}"]
-    inputs = {name: read_tensor(shared_models, t) for name, t in case["inputs"].items()}
-    rows = [{"a": a, "b": b} for a, b in zip(inputs["a"], inputs["b"], strict=True)]
-    body = {"instances": rows} if layout == "instances" else {"inputs": inputs}
-
-    response = await real.predict("multi_sig", {"signature_name": signature, **body})
-
-    (answer,) = response.json().values()
-    np.testing.assert_allclose(answer, read_tensor(shared_models, case["expected"]["output"]))
-
-
-@pytest.mark.shared
-async def test_the_first_signature_answers_where_there_is_no_serving_default(real: Client):
-    ones = np.ones((10, 10)).tolist()
-
-    response = await real.predict("multi_sig", {"inputs": {"a": ones, "b": ones}})
-
-    assert response.json()["outputs"] == (np.ones((10, 10)) * 2).tolist()
-
-
-@pytest.mark.shared
-async def test_several_outputs_are_objects_by_name(real: Client, cases, shared_models: Path):
-    case = cases["reverse_sig"]
-    inputs = {name: read_tensor(shared_models, t) for name, t in case["inputs"].items()}
-    expected = {name: read_tensor(shared_models, t) for name, t in case["expected"].items()}
-
-    columns = await real.predict("reverse_sig", {"inputs": inputs})
-    rows = await real.predict(
-        "reverse_sig", {"instances": [{name: rows[0] for name, rows in inputs.items()}]}
-    )
-
-    assert columns.json() == {"outputs": expected}
-    assert rows.json() == {"predictions": [{name: v[0] for name, v in expected.items()}]}
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("batch", [1, 3])
-async def test_a_free_first_dimension_takes_any_batch(
-    real: Client, cases, shared_models: Path, batch: int
-):
-    case = cases[f"dyn-batch{batch}"]
-    inputs = {name: read_tensor(shared_models, t) for name, t in case["inputs"].items()}
-
-    response = await real.predict("dyn", {"inputs": inputs})
-
-    expected = read_tensor(shared_models, case["expected"]["tfl.add"])
-    np.testing.assert_allclose(response.json()["outputs"], expected, atol=1e-5)
-
-
-@pytest.mark.shared
-async def test_strings_come_back_as_text_and_other_bytes_as_base64(real: Client):
-    row = ["h\u00e9llo", "", {"b64": "/w=="}]
-
-    response = await real.predict("string", {"instances": [row]})
-
-    assert response.json() == {"predictions": [row]}
-
-
-@pytest.mark.shared
-async def test_a_string_of_rank_0_is_refused_and_the_next_request_works(real: Client):
-    refused = await real.predict("string", {"inputs": "x"})
-    answered = await real.predict("string", {"inputs": [["a", "b", "c"]]})
-
-    assert refused.status_code == 400
-    assert answered.json() == {"outputs": [["a", "b", "c"]]}
-
-
-@pytest.mark.shared
-async def test_strings_and_int64_go_together(real: Client, cases, shared_models: Path):
-    case = cases["gather_string"]
-    inputs = {name: read_tensor(shared_models, t) for name, t in case["inputs"].items()}
-
-    response = await real.predict("gather_string", {"inputs": inputs})
-
-    assert response.json() == {"outputs": ["item7", "item0", "item3"]}
-
-
-@pytest.mark.shared
-async def test_int8_points_are_answered_in_one_batch(real: Client, cases):
-    points = cases["sine_int8"]["expected"]["points"]
-
-    response = await real.predict("sine_int8", {"instances": [[int(p["raw_in"])] for p in points]})
-
-    expected = [[p["raw_out"]] for p in points]
-    np.testing.assert_allclose(response.json()["predictions"], expected, atol=1)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("case_id", ["movie-0", "movie-1"])
-async def test_int32_tokens_are_classified(real: Client, cases, case_id: str):
-    case = cases[case_id]
-    tokens = case["input"]["token_ids_without_padding"]
-
-    response = await real.predict("movie", {"instances": [tokens + [0] * (256 - len(tokens))]})
-
-    scores = case["expected"]["scores"]
-    np.testing.assert_allclose(
-        response.json()["predictions"],
-        [[scores["Negative"], scores["Positive"]]],
-        atol=case["expected"]["tolerance"],
-    )
-
-
-@pytest.mark.shared
-async def test_integers_out_of_range_are_refused_and_not_wrapped(real: Client):
-    image = np.zeros((28, 28), int).tolist()
-    image[3][4] = 256
-
-    response = await real.predict("fc_mnist", {"instances": [image]})
-
-    assert response.status_code == 400
-    assert response.json()["error"] == (
-        "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
-        "JSON Value: 256 Type: Number is not of expected type: uint8"
-    )
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("layout", ["instances", "inputs"])
-async def test_a_picture_in_base64_is_decoded_and_resized(
-    real: Client, cases, shared_models: Path, layout: str
-):
-    case = cases["mnv2_quant-cat"]
-    picture = (shared_models / case["input"]["file"]).read_bytes()
-
-    response = await real.predict(
-        "mnv2_quant", {layout: [{"b64": base64.b64encode(picture).decode()}]}
-    )
-
-    (((scores),),) = (response.json().values(),)
-    top = case["expected"]["top1"]
-    assert int(np.argmax(scores[0])) == top["index"]
-    assert max(scores[0]) / 256 == pytest.approx(top["score"], abs=0.06)
-
-
-@pytest.mark.shared
-async def test_a_cut_picture_is_refused_and_the_next_request_works(
-    real: Client, shared_models: Path
-):
-    picture = (shared_models / "inputs" / "parrot.jpg").read_bytes()
-    cut = {"b64": base64.b64encode(picture[: len(picture) // 2]).decode()}
-    whole = {"b64": base64.b64encode(picture).decode()}
-
-    refused = await real.predict("mnv2_quant", {"instances": [cut]})
-    answered = await real.predict("mnv2_quant", {"instances": [whole]})
-
-    assert refused.status_code == 400
-    assert refused.json()["error"]
-    assert answered.status_code == 200
-
-
-@pytest.mark.shared
-async def test_a_tensor_of_a_whole_picture_gives_the_known_answer(
-    real: Client, cases, shared_models: Path
-):
-    pixels = np.load(shared_models / "golden" / "mnv2_quant-parrot.input.npy").tolist()
-
-    response = await real.predict("mnv2_quant", {"instances": pixels})
-
-    expected = np.load(shared_models / "golden" / "mnv2_quant-parrot.output.npy")
-    np.testing.assert_allclose(response.json()["predictions"], expected, atol=1)
-
-
-def shape_as(tensor: dict[str, Any], values: list[float]) -> list[Any]:
-    """Values in the shape that the metadata of their input says."""
-    sizes = [int(dim["size"]) for dim in tensor["tensor_shape"]["dim"]]
-    return np.reshape(values, sizes).tolist()
-
-
-@pytest.mark.shared
-async def test_a_stateful_model_keeps_its_state_between_calls(real: Client, cases):
-    steps = cases["training-sequence"]["steps"]
-
-    metadata = (await real.get("/v1/models/training/metadata")).json()
-    signatures = metadata["metadata"]["signature_def"]["signature_def"]
-
-    answers = []
-    for step in steps:
-        tensors = signatures[step["signature"]]["inputs"]
-        inputs = {name: shape_as(tensors[name], values) for name, values in step["inputs"].items()}
-        body = {"signature_name": step["signature"], "inputs": inputs}
-        answers.append(await real.predict("training", body))
-
-    for step, answer in zip(steps, answers, strict=True):
-        outputs = answer.json()["outputs"]
-        named = outputs if isinstance(outputs, dict) else dict.fromkeys(step["outputs"], outputs)
-        for name, tensor in step["outputs"].items():
-            expected = np.array(tensor["data"]).reshape(tensor["shape"])
-            np.testing.assert_allclose(named[name], expected, atol=1e-5)
-
-
-@pytest.mark.shared
-async def test_metadata_tells_free_dimensions_and_every_signature(real: Client):
-    multi = (await real.get("/v1/models/multi_sig/metadata")).json()
-    string = (await real.get("/v1/models/string/metadata")).json()
-
-    signatures = multi["metadata"]["signature_def"]["signature_def"]
-    tensor = string["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]["a"]
-    assert set(signatures) == {"add", "mul", "sub"}
-    assert set(signatures["add"]["inputs"]) == {"a", "b"}
-    assert tensor["dtype"] == "DT_STRING"
-    assert [dim["size"] for dim in tensor["tensor_shape"]["dim"]] == ["-1", "3"]
-
-
-@pytest.mark.shared
-async def test_a_row_answer_that_is_no_batch_is_refused(real: Client):
-    body = {"signature_name": "train", "instances": [{"x": [1.0], "y": [2.0]}]}
-
-    response = await real.predict("training", body)
-
-    assert response.status_code == 400
-    assert response.json() == {"error": "Tensor name: loss has no shape information"}
+    assert await still_works(client)
