@@ -48,7 +48,7 @@ EXIT_MEMORY = 71
 
 _DATA_AT = 64  # tensors begin here; before them is the mark
 _BORDER = 64  # bytes: a cache line
-_RANK_MAX = 32
+_RANK_MAX = 16  # twice what any operator takes; 500 such shapes fit into a message
 _CACHE_MAX = 128  # shapes remembered per lane and slot: batches of 1 to 64 with room to spare
 _SIZE_LEAST = 4096
 _LENGTH = struct.Struct("<Q")

@@ -104,6 +104,7 @@ class Engine:
         Raises:
             RuntimeFailure: the runtime does not accept the file any more.
         """
+        del self._interpreter  # first, so that never two are in memory
         self._interpreter = self._choice.kind.open(_path_of(self._file), self._threads)
         for entry in self._entries:
             self._interpreter.allocate(entry)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from accelerators.outline import Outline
 
 DEFAULT_SIGNATURE = "serving_default"
+TENSORS_MAX = 500  # inputs or outputs of a signature: their shapes travel in one message
 _TEXT_MAX = 300  # characters of a runtime's message: its end says what went wrong
 _NAME_MAX = 500  # characters of a tensor's or signature's name that are shown or matched
 
@@ -204,7 +205,7 @@ class Interpreter:
     def _entries(self, outline: Outline) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
         named = self._core.GetSignatureDefs() or {}
         if not named:
-            return (self._unnamed_entry(),), ()
+            return self._unnamed_entries()
         entries: list[Entry] = []
         left_out: list[str] = []
         for name, definition in named.items():
@@ -216,6 +217,8 @@ class Interpreter:
         return tuple(entries), tuple(left_out)
 
     def _named_entry(self, name: str, definition: Any, outline: Outline) -> Entry:  # noqa: ANN401 (the binding's own dictionary)
+        if max(len(definition["inputs"]), len(definition["outputs"])) > TENSORS_MAX:
+            raise Unusable(f"it has more than {TENSORS_MAX} inputs or outputs")
         subgraph = int(self._core.GetSubgraphIndexFromSignature(name))
         inputs = self._ports(definition["inputs"], subgraph, outline.inputs)
         outputs = self._ports(definition["outputs"], subgraph, outline.outputs)
@@ -229,12 +232,16 @@ class Interpreter:
         pairs = sorted(names.items(), key=lambda pair: (place.get(pair[1], pair[1]), pair[0]))
         return tuple(self._port(name, int(index), subgraph) for name, index in pairs)
 
-    def _unnamed_entry(self) -> Entry:
+    def _unnamed_entries(self) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
         inputs = [int(index) for index in self._core.InputIndices()]
         outputs = [int(index) for index in self._core.OutputIndices()]
-        return Entry(
-            DEFAULT_SIGNATURE, 0, self._unnamed_ports(inputs), self._unnamed_ports(outputs)
-        )
+        if max(len(inputs), len(outputs)) > TENSORS_MAX:
+            return (), (f"it has more than {TENSORS_MAX} inputs or outputs",)
+        try:
+            into, out = self._unnamed_ports(inputs), self._unnamed_ports(outputs)
+        except Unusable as exc:
+            return (), (str(exc),)
+        return (Entry(DEFAULT_SIGNATURE, 0, into, out),), ()
 
     def _unnamed_ports(self, indexes: list[int]) -> tuple[Port, ...]:
         names = cut_names(str(self._core.TensorName(index, 0)) for index in indexes)

@@ -7,6 +7,7 @@ timer per worker watches that call; it is not set and cleared for each.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import signal
@@ -187,30 +188,25 @@ class ProcessWorker:
 
     async def close(self) -> None:
         """End it; calls it has get WorkerLost. Leaves no process and no descriptor."""
-        child = self._child
+        self.free = 0
+        child, self._child = self._child, None
         if child is not None:
-            if self._open or self.free == 0 or self._loss is not None:
-                child.kill()
-            self._hang_up()
-            try:
-                async with asyncio.timeout(_EXIT_GRACE_S):
-                    await asyncio.shield(child.exited)
-            except TimeoutError:
-                child.kill()
-                await asyncio.wait([child.exited], timeout=_KILL_GRACE_S)
             child.exited.remove_done_callback(self._on_exit)
-            child.close()
-            self._child = None
+            idle = self._loaded.done() and not self._open and self._loss is None
+            if not idle:
+                child.kill()
         self._hang_up()
         self._fail_open("the worker was stopped")
+        self._loaded.cancel()
+        self.lost.cancel()
+        if child is not None:
+            await _end(child)
         if self._stderr >= 0:
             os.close(self._stderr)
             self._stderr = -1
         for slot in self._slots:
             slot.close()
         self._slots = []
-        self._loaded.cancel()
-        self.lost.cancel()
 
     def _send(self, message: bytes) -> None:
         try:
@@ -340,8 +336,7 @@ class ProcessWorker:
 
     def _on_exit(self, exited: asyncio.Future[Exit]) -> None:
         """The process is gone: answer what is open, and say why."""
-        while self._channel is not None:  # answers it sent before it died
-            self._on_readable_once()
+        self._read_the_rest()
         loss = self._loss or self._explain(exited.result())
         self._loss = loss
         self.free = 0
@@ -352,19 +347,13 @@ class ProcessWorker:
         if not self.lost.done():
             self.lost.set_result(loss)
 
-    def _on_readable_once(self) -> None:
-        channel = self._channel
-        self._on_readable()
-        if self._channel is channel and channel is not None:
-            # Nothing was left to read, though the other end is closed: a fork of it lives on.
-            try:
-                if channel.recv(1, socket.MSG_PEEK):
-                    return
-            except BlockingIOError:
-                pass
-            except OSError:
-                pass
-            self._hang_up()
+    def _read_the_rest(self) -> None:
+        """Take the answers it sent before it died."""
+        for _ in range(SLOTS + len(STAGES) + 2):
+            if self._channel is None:
+                return
+            self._on_readable()
+        self._hang_up()
 
     def _fail_open(self, detail: str, *, started: bool | None = None) -> None:
         """Every open call is lost; `started` is read from the slots unless given."""
@@ -392,6 +381,15 @@ class ProcessWorker:
         return Loss(DeathReason.CRASH, f"killed by {name}{_quoted(words)}")
 
 
+async def _end(child: Child) -> None:
+    """Wait for a child whose channel is closed; kill it when it does not go by itself."""
+    await asyncio.wait([child.exited], timeout=_EXIT_GRACE_S)
+    if not child.exited.done():
+        child.kill()
+        await asyncio.wait([child.exited], timeout=_KILL_GRACE_S)
+    child.close()
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -402,13 +400,14 @@ def _signal_name(number: int) -> str:
 def _last_words_pipe() -> tuple[int, int]:
     """A pipe that keeps the first page written to it and drops the rest."""
     ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, _LAST_WORDS_BYTES)
     return ours, theirs
 
 
 def _last_words(fd: int) -> str:
     """The last line a worker wrote to its stderr."""
     try:
-        text = os.read(fd, 1 << 16).decode("utf-8", "replace")
+        text = os.read(fd, _LAST_WORDS_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
     lines = [line.strip() for line in text.splitlines()]

@@ -207,32 +207,17 @@ class WorkerPool:
     def _on_free(self) -> None:
         self._on_capacity()
 
-    async def _keep(self, worker: Worker) -> None:
-        """Replace a worker whenever it ends, until this task is cancelled."""
-        backoff = Backoff()
-        try:
-            while True:
-                born = time.monotonic()
-                loss = await worker.lost
-                self._ready.remove(worker)
-                await worker.close()
-                worker = await self._replace(worker.pid, loss, backoff, born)
-                self._ready.append(worker)
-                self._on_capacity()
-        finally:
-            if worker in self._ready:
-                self._ready.remove(worker)
-            await worker.close()
+    def _on_free(self) -> None:
+        self._on_capacity()
+        if self._recycle_at:
+            self._recycle_due()
 
-    async def _replace(self, pid: int, loss: Loss, backoff: Backoff, born: float) -> Worker:
-        delay_s = backoff.delay_s(time.monotonic() - born)
-        self._failure = f"its worker was {loss.detail} and is being restarted"
-        self._on_event(WorkerEvent(pid, loss.reason, loss.detail, delay_s))
-        while True:
-            await asyncio.sleep(delay_s)
-            try:
-                return (await self._start_worker())[0]
-            except ModelRefused as exc:
-                delay_s = backoff.delay_s(0.0)
-                self._failure = exc.reason
-                _log.warning("worker does not start reason=%s retry_in_s=%.2f", exc, delay_s)
+    def _recycle_due(self) -> None:
+        for worker in self._ready:
+            if worker.calls >= self._recycle_at and worker not in self._worn:
+                self._worn.add(worker)
+                self._wear.set()
+
+    async def _keep(self, worker: Worker, number: int) -> None:
+        """Replace a worker whenever it ends or is worn, until this task is cancelled."""
+        backoff = Backoff()

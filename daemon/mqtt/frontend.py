@@ -45,6 +45,11 @@ _FAREWELL_S = 2.0
 """For the last answers, the last announcement and the thread, each: what is durable and has not
 left by then is on disk for the next start."""
 
+_MAX_WAITING = 1000
+"""QoS 1 requests that wait here for a place. A broker that keeps to our receive maximum leaves them
+with itself; mosquitto 2.0.11 (Debian 12) sends a whole window more for every acknowledgement, up to
+the 1000 messages that it queues by default. QoS 0 has no window: as many wait as may run."""
+
 _HELD_PAYLOADS = 4
 """Requests under way may together be so many times the largest payload, in bytes."""
 
@@ -215,10 +220,13 @@ class MqttFrontEnd:
     def _why_refused(self, delivery: Delivery) -> Overloaded | None:
         if self._is_draining:
             return _stopping()
-        limit = self._config.max_inflight
-        if len(self._running) >= limit and len(self._waiting) >= limit:
+        running, waiting = len(self._running), len(self._waiting)
+        most_running = self._config.max_inflight
+        most_waiting = _MAX_WAITING if delivery.qos else most_running
+        if running >= most_running and waiting >= most_waiting:
             return Overloaded(
-                f"{limit} requests are under way and {limit} wait", reason=RefusalReason.QUEUE_FULL
+                f"{running} requests are under way and {waiting} wait",
+                reason=RefusalReason.QUEUE_FULL,
             )
         held = self._held_bytes + len(delivery.payload)
         if self._held_bytes and held > _HELD_PAYLOADS * self._max_payload_bytes:

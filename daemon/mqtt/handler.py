@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
+_LEAST_EXPIRY_S = 1.0
+"""Of an answer, in seconds: the unit in which MQTT counts."""
+
 
 @dataclass(slots=True)
 class _Counted:
@@ -126,11 +129,13 @@ class Handler:
 
 
 def _deadline(delivery: Delivery, asked_s: float | None, model_s: float) -> float:
-    """Counted from the message's arrival; a message that expires is not worth more time."""
-    timeout_s = model_s if asked_s is None else asked_s
+    """The model's own limit counts from now on; what the client asked for, from the arrival."""
+    deadline = time.monotonic() + model_s
+    if asked_s is not None:
+        deadline = delivery.received_at + asked_s
     if delivery.expiry_s is not None:
-        timeout_s = min(timeout_s, delivery.expiry_s)
-    return delivery.received_at + timeout_s
+        deadline = min(deadline, delivery.received_at + delivery.expiry_s)
+    return deadline
 
 
 def _refuse(error: DaemonError, address: Address, counted: _Counted) -> bytes:
@@ -141,7 +146,9 @@ def _refuse(error: DaemonError, address: Address, counted: _Counted) -> bytes:
 def _publication(delivery: Delivery, address: Address, payload: bytes) -> Publication:
     expires_at = None
     if delivery.expiry_s is not None:
-        expires_at = delivery.received_at + delivery.expiry_s
+        # Also the refusal of a message that has just expired is worth sending.
+        latest = delivery.received_at + delivery.expiry_s
+        expires_at = max(latest, time.monotonic() + _LEAST_EXPIRY_S)
     return Publication(
         topic=address.topic,
         payload=payload,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from daemon.codec.native import (
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from daemon.rest.routes import Routes
 
 _MAX_VERSION = 2**63 - 1
+_HEAVY_BYTES = 1024 * 1024
+"""Bodies from this size on are decoded in a thread: JSON of 1 MiB takes some 10 ms, for which
+nobody else would get an answer."""
 
 
 def add_routes(routes: Routes, context: RestContext) -> None:
@@ -68,7 +72,10 @@ async def _predict(
         call.model, call.version = target.model, target.version
         deadline = deadline_of(request, target)
         content_type = request.headers.get("Content-Type", "")
-        decoded = decode_predict(body, content_type, target, options)
+        if len(body) < _HEAVY_BYTES:
+            decoded = decode_predict(body, content_type, target, options)
+        else:
+            decoded = await asyncio.to_thread(decode_predict, body, content_type, target, options)
         predict_request = make_request(
             decoded, options, deadline=deadline, request_id=request_id_of(request)
         )

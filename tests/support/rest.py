@@ -64,7 +64,7 @@ class RunningServer:
         return self.addresses[0]
 
     async def connect(self) -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        client = await Client.open(self.url)
         self.clients.append(client)
         return client
 
@@ -117,6 +117,12 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+
+    @classmethod
+    async def open(cls, url: str) -> Client:
+        """A connection to http://HOST:PORT."""
+        host, _, port = url.removeprefix("http://").rpartition(":")
+        return cls(*await asyncio.open_connection(host, int(port)))
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
