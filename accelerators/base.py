@@ -187,7 +187,7 @@ class ModelReport:
         metadata: empty when the file carries none.
         stateful: it keeps variables between calls: one interpreter, never batched.
         max_batch: largest number of rows per call for which a probe at load has shown that every
-            row equals its single run; 1 when batching is not proven. Holds for the default signature.
+            row equals its single run; 1 when batching is not proven. For the default signature.
         memory_bytes: private memory of the worker after warm-up; 0 when unknown.
         load_s, warm_s: seconds for parse + allocate, and for the first invocation.
         notes: what an operator should know though the model serves: a signature that is left out,

@@ -27,10 +27,12 @@ class Loss:
 
     Attributes:
         detail: in plain words ("killed by SIGSEGV").
+        final: no replacement would do better.
     """
 
     reason: DeathReason
     detail: str
+    final: bool = False
 
 
 class Worker(Protocol):

@@ -10,15 +10,17 @@ The rules of a load, in order:
 6. Batches are allowed only up to a size whose rows were seen to equal their single runs.
 A model none of whose signatures is left is refused.
 
-After any failed resize the interpreter is made anew: the runtime is not to be trusted after one.
+After any failed resize, and when memory ran out, the interpreter is made anew: the runtime is not
+to be trusted then. A stateful model loses its state by that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -83,18 +85,28 @@ class Engine:
 
         Raises:
             InvokeFailed: an input has a shape the model does not take, or the runtime failed.
-            MemoryError: there is none left.
+            MemoryError: there is not even enough to set the model up again.
         """
+        # Recovery waits until the exception is gone: its frames keep the old interpreter alive.
+        with contextlib.suppress(OutOfMemory):
+            return self._run(signature, inputs)
+        self._recover()
+        # What earlier calls left behind is gone now: that may have been all that was missing.
+        with contextlib.suppress(OutOfMemory):
+            return self._run(signature, inputs)
+        self._recover()
+        raise InvokeFailed("the call needs more memory than the model may take")
+
+    def _run(self, signature: int, inputs: Sequence[Array]) -> tuple[list[Array], float]:
         entry = self._entries[signature]
         shapes = tuple([array.shape for array in inputs])
         if shapes != entry.shapes:
             self._reshape(signature, entry, shapes)
-            entry = self._entries[signature]
         try:
             seconds = self._interpreter.run(entry, inputs)
             return self._interpreter.results(entry), seconds
-        except OutOfMemory as exc:
-            raise MemoryError(str(exc)) from exc
+        except OutOfMemory:
+            raise
         except RuntimeFailure as exc:
             raise InvokeFailed(str(exc)) from exc
 
@@ -119,17 +131,15 @@ class Engine:
         """Accept up to so many rows where the first dimension is fixed."""
         self._rows_max = rows
 
-    def _reshape(
-        self, signature: int, entry: Entry, shapes: tuple[tuple[int, ...], ...]
-    ) -> None:
+    def _reshape(self, signature: int, entry: Entry, shapes: tuple[tuple[int, ...], ...]) -> None:
         rows = self._rows_max if signature == 0 else 1
         _check_shapes(entry, shapes, rows)
         try:
             self._interpreter.resize(entry, shapes)
+        except OutOfMemory:
+            raise
         except RuntimeFailure as exc:
             self._recover()
-            if isinstance(exc, OutOfMemory):
-                raise MemoryError(str(exc)) from exc
             raise InvokeFailed(f"the model cannot take inputs of this shape: {exc}") from exc
 
     def _recover(self) -> None:
@@ -152,6 +162,7 @@ def load(
 
     Raises:
         ModelRefused: the model cannot be served.
+        MemoryError: there is not enough for it.
     """
     started = time.monotonic()
     on_stage(LoadStage.READ)
@@ -175,32 +186,20 @@ def _load(
     try:
         interpreter = choice.kind.open(_path_of(file), spec.threads)
         entries, left_out = interpreter.entries(outline)
+    except OutOfMemory as exc:
+        raise MemoryError("to parse the file") from exc
     except RuntimeFailure as exc:
         raise _refused(LoadStage.PARSE, f"the runtime does not accept the file: {exc}") from exc
     notes.extend(left_out)
 
-    on_stage(LoadStage.ALLOCATE)
-    entries = _usable(
-        entries, notes, LoadStage.ALLOCATE, lambda e: _allocate(interpreter, e, outline)
-    )
-    allocated = time.monotonic()
-
-    on_stage(LoadStage.WARM)
-    results: dict[str, list[Array]] = {}
-
-    def warm(entry: Entry) -> None:
-        results[entry.name] = _warm(interpreter, entry)
-
-    entries = _usable(entries, notes, LoadStage.WARM, warm)
-    warmed = time.monotonic()
-
-    engine = Engine(file, choice, spec.threads, interpreter, entries)
-    del interpreter
+    tried = _try_out(interpreter, entries, outline, notes, on_stage)
+    engine = Engine(file, choice, spec.threads, interpreter, tried.entries)
+    del interpreter  # the engine may drop it for another
     if outline.stateful:
         _renewed(engine)
-    max_batch = proven_batch or _probe(engine, entries[0], outline, spec, warmed - allocated)
+    max_batch = proven_batch or _probe(engine, tried, outline, spec)
     engine.allow_rows(max_batch)
-    signatures = tuple(_describe(entry, results[entry.name]) for entry in entries)
+    signatures = tuple(_describe(entry, tried.results[entry.name]) for entry in tried.entries)
     if max_batch > 1:
         signatures = (_open_rows(signatures[0]), *signatures[1:])
     report = ModelReport(
@@ -214,8 +213,8 @@ def _load(
         stateful=outline.stateful,
         max_batch=max_batch,
         memory_bytes=private_bytes(),
-        load_s=allocated - started,
-        warm_s=warmed - allocated,
+        load_s=tried.allocated_at - started,
+        warm_s=tried.warm_s,
         notes=tuple(note[:_REASON_MAX] for note in notes[:_NOTES_MAX]),
     )
     return engine, report
@@ -249,15 +248,15 @@ def _examine(
 ) -> tuple[str, Outline, ModelMetadata, list[str]]:
     """Digest, outline, metadata and what is wrong with the latter."""
     try:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            with memoryview(mapped) as data:
-                digest = hashlib.sha256(data).hexdigest()
-                on_stage(LoadStage.PARSE)
-                return digest, *_parse(data, file)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as exc:
         if isinstance(exc, OSError):
             raise _refused(LoadStage.READ, f"cannot read the file: {exc.strerror}") from exc
         raise _refused(LoadStage.PARSE, "the file is empty, not a valid Flatbuffer") from exc
+    with mapped, memoryview(mapped) as data:
+        digest = hashlib.sha256(data).hexdigest()
+        on_stage(LoadStage.PARSE)
+        return digest, *_parse(data, file)
 
 
 def _parse(data: memoryview, file: BinaryIO) -> tuple[Outline, ModelMetadata, list[str]]:
@@ -276,6 +275,40 @@ def _parse(data: memoryview, file: BinaryIO) -> tuple[Outline, ModelMetadata, li
         ) from exc
 
 
+@dataclass(frozen=True, slots=True)
+class _TriedOut:
+    """The entries that work, and what they gave."""
+
+    entries: tuple[Entry, ...]
+    results: dict[str, list[Array]]
+    allocated_at: float  # monotonic
+    warm_s: float
+
+
+def _try_out(
+    interpreter: Interpreter,
+    entries: tuple[Entry, ...],
+    outline: Outline,
+    notes: list[str],
+    on_stage: Callable[[LoadStage], None],
+) -> _TriedOut:
+    """Rules 3 and 4: allocate and invoke every entry."""
+    results: dict[str, list[Array]] = {}
+
+    def allocate(entry: Entry) -> None:
+        _allocate(interpreter, entry, outline)
+
+    def warm(entry: Entry) -> None:
+        results[entry.name] = _warm(interpreter, entry)
+
+    on_stage(LoadStage.ALLOCATE)
+    entries = _usable(entries, notes, LoadStage.ALLOCATE, allocate)
+    allocated_at = time.monotonic()
+    on_stage(LoadStage.WARM)
+    entries = _usable(entries, notes, LoadStage.WARM, warm)
+    return _TriedOut(entries, results, allocated_at, time.monotonic() - allocated_at)
+
+
 def _usable(
     entries: tuple[Entry, ...],
     notes: list[str],
@@ -286,19 +319,24 @@ def _usable(
 
     Raises:
         ModelRefused: none is left.
+        MemoryError: none is left, for want of memory.
     """
     usable: list[Entry] = []
     reasons: list[str] = []
+    exhausted = False
     for entry in entries:
         try:
             attempt(entry)
         except RuntimeFailure as exc:
+            exhausted = exhausted or isinstance(exc, OutOfMemory)
             reasons.append(str(exc))
             notes.append(f"signature '{entry.name[:100]}' is left out: {exc}")
         else:
             usable.append(entry)
     if usable:
         return tuple(usable)
+    if exhausted:
+        raise MemoryError(reasons[0])
     raise _refused(stage, reasons[0] if reasons else "; ".join(notes) or "it has no signature")
 
 
@@ -312,8 +350,8 @@ def _allocate(interpreter: Interpreter, entry: Entry, outline: Outline) -> None:
     try:
         interpreter.allocate(entry)
         _give_empty_dimensions_a_size(interpreter, entry)
-    except OutOfMemory:
-        raise
+    except OutOfMemory as exc:
+        raise OutOfMemory("to allocate the model") from exc
     except RuntimeFailure as exc:
         raise RuntimeFailure(_explain(exc, outline)) from exc
 
@@ -345,8 +383,8 @@ def _warm(interpreter: Interpreter, entry: Entry) -> list[Array]:
     """Invoke once; returns copies of the results."""
     try:
         interpreter.run(entry, [_filled(port, shape, 1) for port, shape in _ports(entry)])
-    except OutOfMemory:
-        raise
+    except OutOfMemory as exc:
+        raise OutOfMemory("for the first invocation") from exc
     except RuntimeFailure as failure:
         try:
             interpreter.run(entry, [_filled(port, shape, 0) for port, shape in _ports(entry)])
@@ -417,16 +455,15 @@ def _open_rows(signature: SignatureSpec) -> SignatureSpec:
     return replace(signature, outputs=outputs)
 
 
-def _probe(
-    engine: Engine, entry: Entry, outline: Outline, spec: LoadSpec, warm_s: float
-) -> int:
+def _probe(engine: Engine, tried: _TriedOut, outline: Outline, spec: LoadSpec) -> int:
     """How many rows a call may have: see rule 6."""
+    entry = tried.entries[0]
     dynamic = all(port.spec.shape[:1] == (-1,) for port in entry.inputs)
     rows = spec.max_batch or (_AUTOMATIC_BATCH if dynamic else 1)
     single = all(shape[:1] == (1,) for shape in entry.shapes)
     if rows == 1 or outline.stateful or not entry.inputs or not single:
         return 1
-    if warm_s * (2 * rows + _PROBE_ROWS + 2) > spec.load_timeout_s * _PROBE_SHARE:
+    if tried.warm_s * (2 * rows + _PROBE_ROWS + 2) > spec.load_timeout_s * _PROBE_SHARE:
         return 1
     engine.allow_rows(rows)
     try:
@@ -444,7 +481,9 @@ def _probe(
 def _rows_agree(engine: Engine, entry: Entry, sizes: list[int]) -> bool:
     """Whether each row of larger calls equals the row's own call."""
     rng = np.random.default_rng(_SEED)
-    rows = [[_random(port, shape, rng) for port, shape in _ports(entry)] for _ in range(_PROBE_ROWS)]
+    rows = [
+        [_random(port, shape, rng) for port, shape in _ports(entry)] for _ in range(_PROBE_ROWS)
+    ]
     singles = [_copied(engine, row) for row in rows]
     for size in sizes:
         picks = [number % _PROBE_ROWS for number in range(size)]
@@ -475,8 +514,8 @@ def _random(port: Port, shape: tuple[int, ...], rng: np.random.Generator) -> Arr
     if kind == "f":
         return rng.random(shape).astype(datatype.dtype)
     if datatype.itemsize == 1:  # pixels: the whole range
-        info = np.iinfo(datatype.dtype)  # type: ignore[arg-type]  # the kind is an integer's
-        return rng.integers(info.min, info.max + 1, shape).astype(datatype.dtype)
+        low = -128 if kind == "i" else 0
+        return rng.integers(low, low + 256, shape).astype(datatype.dtype)
     return rng.integers(0, 2, shape).astype(datatype.dtype)  # indexes: small ones exist
 
 

@@ -32,6 +32,7 @@ _FD_SIZE = array.array("i").itemsize
 
 # The child runs the very code of this package, installed or not: -I drops the working directory
 # and the environment's paths, so the folder is named.
+_ROOT = str(Path(__file__).resolve().parent.parent)
 _PROGRAM = """
 import sys
 root = sys.argv.pop(1)
@@ -159,11 +160,10 @@ class ForkServer:
 
 async def _launch() -> _Server:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    root = str(Path(__file__).resolve().parent.parent)
     with theirs:
         try:
             process = subprocess.Popen(  # noqa: ASYNC220, S603 (our own program; a few ms)
-                [sys.executable, "-I", "-c", _PROGRAM, root, str(theirs.fileno())],
+                [sys.executable, "-I", "-c", _PROGRAM, _ROOT, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -178,14 +178,15 @@ async def _launch() -> _Server:
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
             await asyncio.wait([server.ready, server.gone], return_when=asyncio.FIRST_COMPLETED)
-        if not server.ready.done():
-            raise ForkFailed("the fork server ended before it was ready")
     except TimeoutError as exc:
         await server.stop()
         raise ForkFailed("the fork server was not ready in time") from exc
     except BaseException:
         await server.stop()
         raise
+    if not server.ready.done():
+        await server.stop()
+        raise ForkFailed("the fork server ended before it was ready")
     return server
 
 
@@ -201,7 +202,7 @@ class _Server:
         self._next_number = 0
         self._requests: dict[int, asyncio.Future[Child]] = {}
         self._children: dict[int, asyncio.Future[Exit]] = {}
-        channel.setblocking(False)  # noqa: FBT003 (the method's only argument)
+        channel.setblocking(False)
         self._loop.add_reader(channel.fileno(), self._on_readable)
 
     async def fork(self, fds: Sequence[int]) -> Child:
@@ -212,7 +213,8 @@ class _Server:
         """
         self._next_number += 1
         number = self._next_number & 0xFFFFFFFF
-        request = self._requests[number] = self._loop.create_future()
+        request: asyncio.Future[Child] = self._loop.create_future()
+        self._requests[number] = request
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         try:
             self._channel.sendmsg([REQUEST.pack(number)], rights)
@@ -228,7 +230,7 @@ class _Server:
         if pidfd < 0:
             return
         ended: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
+        self._loop.add_reader(pidfd, _settle, ended)
         try:
             async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await ended
@@ -291,6 +293,11 @@ class _Server:
             child.close()
         else:
             request.set_result(child)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _descriptor(ancillary: list[tuple[int, int, bytes]]) -> int:

@@ -6,11 +6,14 @@ The only module that imports the runtime. What it takes care of:
 - A view of a tensor is never kept across a call into the runtime.
 - Error texts pile up inside the runtime: only what is new is passed on.
 - A rank-0 result is a number to the runtime's binding, and an array of shape () here.
+- It often says nothing when an allocation fails: the C library's errno tells.
 Source: measured on LiteRT 2.3.0.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import re
 import time
 from dataclasses import dataclass, field
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SIGNATURE = "serving_default"
 TENSORS_MAX = 500  # inputs or outputs of a signature: their shapes travel in one message
-_TEXT_MAX = 300  # characters of a runtime's message: its end says what went wrong
+_TEXT_MAX = 300  # characters of a runtime's message: its start and its end say what went wrong
 _NAME_MAX = 500  # characters of a tensor's or signature's name that are shown or matched
 
 # What the binding raises for a bad model, a bad input or a full memory.
@@ -99,6 +102,7 @@ class Interpreter:
             RuntimeFailure: the runtime does not accept it.
         """
         self._seen_text = ""
+        _errno().value = 0
         try:
             self._runtime = _Runtime(model_path=path, num_threads=threads)
         except _ERRORS as exc:
@@ -269,10 +273,19 @@ class Interpreter:
         text = str(exc)
         new = text.removeprefix(self._seen_text) or text
         self._seen_text = text
-        short = shorten_text(new) or type(exc).__name__
-        if isinstance(exc, MemoryError):
-            return OutOfMemory(f"no memory left: {short}")
+        short = shorten_text(new) or "it does not say why"
+        code = _errno()
+        if isinstance(exc, MemoryError) or code.value == errno.ENOMEM:
+            code.value = 0
+            return OutOfMemory(short)
         return RuntimeFailure(short, new[:10_000])
+
+
+def _errno() -> ctypes.c_int:
+    """The C library's errno of this thread."""
+    locate = ctypes.CDLL(None).__errno_location  # noqa: SLF001 (libc's own name)
+    locate.restype = ctypes.c_void_p
+    return ctypes.c_int.from_address(locate())
 
 
 _REAL = frozenset({DataType.FP16, DataType.FP32, DataType.FP64, DataType.BYTES, DataType.BOOL})
@@ -312,11 +325,12 @@ def cut_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def shorten_text(text: str) -> str:
-    """A runtime's message on one line, its end when it is long."""
+    """A runtime's message on one line, without its middle when it is long."""
     line = _printable(" ".join(text.split()), limit=100_000)
     line = re.sub(r"See instructions: https?://\S*?(?=Node |\s|$)", "", line)
     line = " ".join(line.split())
-    return line if len(line) <= _TEXT_MAX else "..." + line[3 - _TEXT_MAX :]
+    half = _TEXT_MAX // 2 - 3
+    return line if len(line) <= _TEXT_MAX else f"{line[:half]} ... {line[-half:]}"
 
 
 def _printable(text: str, *, limit: int = _NAME_MAX) -> str:

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
-# Calls per worker: one that runs and one that waits in its slot, so that the worker goes on at once.
+# Calls per worker: one that runs and one that waits, so that the worker goes on at once.
 SLOTS = 2
 
 _BODY_AT = HEADER.size + TIMES.size
@@ -156,7 +155,7 @@ class ProcessWorker:
         self._slots = [Slot(create_memory("inferd-slot"), limit_bytes) for _ in range(SLOTS)]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours
-        ours.setblocking(False)  # noqa: FBT003 (the method's only argument)
+        ours.setblocking(False)
         self._stderr, stderr = _last_words_pipe()
         try:
             fds = [theirs.fileno(), stderr, *(slot.fd for slot in self._slots)]

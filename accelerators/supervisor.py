@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from accelerators.backoff import Backoff
 from accelerators.base import Isolation
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from accelerators.base import Array, CallResult, LoadSpec, ModelReport
     from accelerators.calls import Loss, Worker
     from accelerators.forkserver import ForkServer
+
+__all__ = ["DeathReason", "WorkerEvent", "WorkerPool"]
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
@@ -40,6 +42,17 @@ class WorkerEvent:
     reason: DeathReason
     detail: str
     retry_in_s: float
+
+
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """A worker's place, which keeps the history of those who had it."""
+
+    worker: Worker
+    born: float = 0.0  # monotonic
+    recycle_at: int = 0  # calls
+    worn: asyncio.Event = field(default_factory=asyncio.Event)
+    backoff: Backoff = field(default_factory=Backoff)
 
 
 class WorkerPool:
@@ -68,9 +81,11 @@ class WorkerPool:
         self._report: ModelReport | None = None
         self._places: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._ready: list[Worker] = []
+        self._seats: list[_Seat] = []
+        self._retiring: dict[Worker, asyncio.Future[None]] = {}  # done when they are idle
         self._keepers: list[asyncio.Task[None]] = []
         self._failure = "not started"
-        self._recycle_at = 0  # calls; 0 never
+        self._recycle_after = 0  # calls; 0 never
 
     async def start(self) -> ModelReport:
         """Start, load, warm and probe; returns once every instance is ready.
@@ -84,20 +99,21 @@ class WorkerPool:
             first, report = await self._start_worker()
             workers.append(first)
             self._adopt(report)
-            for _ in range(1, 1 if report.stateful else self._spec.instances):
-                workers.append((await self._start_worker())[0])
+            while len(workers) < (1 if report.stateful else self._spec.instances):
+                worker, _ = await self._start_worker()
+                workers.append(worker)
         except BaseException:
             for worker in workers:
                 await worker.close()
             raise
-        self._ready = list(workers)
-        self._failure = ""
+        self._seats = [_Seat(worker) for worker in workers]
+        for seat in self._seats:
+            self._install(seat)
         self._keepers = [
-            asyncio.create_task(self._keep(worker), name=f"worker-keeper-{number}")
-            for number, worker in enumerate(workers)
+            asyncio.create_task(self._keep(seat), name=f"worker-keeper-{number}")
+            for number, seat in enumerate(self._seats)
         ]
-        self._on_capacity()
-        return report
+        return self.report
 
     @property
     def report(self) -> ModelReport:
@@ -162,6 +178,7 @@ class WorkerPool:
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
         self._keepers = []
+        self._seats = []
 
     def _adopt(self, report: ModelReport) -> None:
         self._report = report
@@ -170,7 +187,7 @@ class WorkerPool:
             for place, signature in enumerate(report.signatures)
         }
         recyclable = not report.stateful and self._spec.isolation is Isolation.PROCESS
-        self._recycle_at = self._spec.recycle_after_calls if recyclable else 0
+        self._recycle_after = self._spec.recycle_after_calls if recyclable else 0
 
     async def _start_worker(self) -> tuple[Worker, ModelReport]:
         """A worker that serves what the first one reported.
@@ -205,19 +222,93 @@ class WorkerPool:
         return worker, report
 
     def _on_free(self) -> None:
+        if self._recycle_after:
+            for seat in self._seats:
+                if seat.worker.calls >= seat.recycle_at:
+                    seat.worn.set()
+        for worker, idle in self._retiring.items():
+            if not worker.busy and not idle.done():
+                idle.set_result(None)
         self._on_capacity()
 
-    def _on_free(self) -> None:
+    async def _keep(self, seat: _Seat) -> None:
+        """Replace the seat's worker whenever it ends or is worn, until this task is cancelled."""
+        try:
+            while True:
+                await self._keep_once(seat)
+        except Exception:  # noqa: BLE001 (top of a task)
+            self._failure = "its supervision failed; see the log"
+            _log.exception("worker supervision failed pid=%d", seat.worker.pid)
+        finally:
+            self._dismiss(seat.worker)
+            await seat.worker.close()
+
+    async def _keep_once(self, seat: _Seat) -> None:
+        worker = seat.worker
+        worn = asyncio.create_task(seat.worn.wait(), name="worker-worn")
+        ends: list[asyncio.Future[Any]] = [worker.lost, worn]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            worn.cancel()
+        if worker.lost.done():
+            self._dismiss(worker)
+            await worker.close()
+            seat.worker = await self._replace(worker, worker.lost.result(), seat.backoff, seat.born)
+            self._install(seat)
+        else:
+            await self._recycle(seat)
+
+    async def _replace(self, worker: Worker, loss: Loss, backoff: Backoff, born: float) -> Worker:
+        """Another worker for one that was lost, however long it takes."""
+        delay_s = backoff.delay_s(time.monotonic() - born)
+        self._failure = f"its worker was {loss.detail} and is being restarted"
+        self._on_event(WorkerEvent(worker.pid, loss.reason, loss.detail, delay_s))
+        if loss.final:
+            self._failure = loss.detail
+            await asyncio.Event().wait()  # for good: until the pool is stopped
+        while True:
+            await asyncio.sleep(delay_s)
+            try:
+                return (await self._start_worker())[0]
+            except ModelRefused as exc:
+                delay_s = backoff.delay_s(0.0)
+                self._failure = exc.reason
+                _log.warning("worker does not start reason=%s retry_in_s=%.2f", exc, delay_s)
+
+    async def _recycle(self, seat: _Seat) -> None:
+        """Start another worker, and only then let the worn one finish and go."""
+        old = seat.worker
+        seat.worn.clear()
+        seat.recycle_at = old.calls + self._recycle_after  # should the new one not start
+        try:
+            seat.worker = (await self._start_worker())[0]
+        except ModelRefused as exc:
+            _log.warning("worker is not recycled pid=%d reason=%s", old.pid, exc)
+            return
+        self._install(seat)
+        self._dismiss(old)
+        idle = self._retiring[old] = self._loop.create_future()
+        try:
+            if old.busy:
+                ends: list[asyncio.Future[Any]] = [idle, old.lost]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if old.lost.done():
+                loss = old.lost.result()
+                self._on_event(WorkerEvent(old.pid, loss.reason, loss.detail, 0.0))
+            else:
+                detail = f"has served {old.calls} calls"
+                self._on_event(WorkerEvent(old.pid, DeathReason.RECYCLE, detail, 0.0))
+        finally:
+            del self._retiring[old]
+            await old.close()
+
+    def _install(self, seat: _Seat) -> None:
+        seat.born = time.monotonic()
+        seat.recycle_at = self._recycle_after
+        self._ready.append(seat.worker)
         self._on_capacity()
-        if self._recycle_at:
-            self._recycle_due()
 
-    def _recycle_due(self) -> None:
-        for worker in self._ready:
-            if worker.calls >= self._recycle_at and worker not in self._worn:
-                self._worn.add(worker)
-                self._wear.set()
-
-    async def _keep(self, worker: Worker, number: int) -> None:
-        """Replace a worker whenever it ends or is worn, until this task is cancelled."""
-        backoff = Backoff()
+    def _dismiss(self, worker: Worker) -> None:
+        if worker in self._ready:
+            self._ready.remove(worker)

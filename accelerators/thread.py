@@ -141,7 +141,13 @@ class ThreadWorker:
         self._fail_open(detail)
         if not self.lost.done():
             left = f"{detail}; its thread cannot be ended and is left behind"
-            self.lost.set_result(Loss(DeathReason.TIMEOUT, left))
+            self.lost.set_result(Loss(DeathReason.TIMEOUT, left, final=True))
+
+    def _on_memory_gone(self, detail: str) -> None:
+        self.free = 0
+        self._fail_open(detail)
+        if not self.lost.done():
+            self.lost.set_result(Loss(DeathReason.MEMORY, f"ended: {detail}"))
 
     def _fail_open(self, detail: str) -> None:
         while self._open:
@@ -211,7 +217,8 @@ class ThreadWorker:
             except InvokeFailed as exc:
                 outcome = exc
             except MemoryError as exc:
-                outcome = InvokeFailed(f"there is no memory left for it: {exc}")
+                self._tell(self._on_memory_gone, str(exc))
+                return
             self._tell(self._on_answer, call, outcome)
 
 

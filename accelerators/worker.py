@@ -153,8 +153,8 @@ class _Worker:
         except ModelRefused as exc:
             self._refuse(exc.stage, exc.reason)
         except MemoryError as exc:
-            detail = f": {exc}" if str(exc) else ""
-            self._refuse(reached, f"it needs more than the {spec.memory_mib} MiB it may take{detail}")
+            text = f"it needs more than the {spec.memory_mib} MiB of memory it may take {exc}"
+            self._refuse(reached, text.strip())
         return None
 
     def _refuse(self, stage: LoadStage, reason: str) -> None:
@@ -170,9 +170,7 @@ def _encoded(report: ModelReport) -> bytes:
     return encode_report(replace(report, metadata=ModelMetadata(), notes=(*report.notes, note)))
 
 
-def _serve(
-    channel: socket.socket, engine: Engine, report: ModelReport, slots: list[Slot]
-) -> int:
+def _serve(channel: socket.socket, engine: Engine, report: ModelReport, slots: list[Slot]) -> int:
     """Answer calls in their order until the other end is closed."""
     lanes = make_lanes(report)
     unpack, size = HEADER.unpack_from, HEADER.size
@@ -199,7 +197,7 @@ def _serve(
             channel.send(header + TIMES.pack(0.0, begin, done) + _text(str(exc)))
             continue
         except MemoryError as exc:
-            text = "it needs more memory than the model may take" + (f": {exc}" if str(exc) else "")
+            text = f"the call needs more memory than the model may take: {exc}"
             header = HEADER.pack(Kind.FAILED, place, signature, call)
             channel.send(header + TIMES.pack(0.0, begin, monotonic()) + _text(text))
             return EXIT_MEMORY  # a new process has all its memory; this one may be in shreds

@@ -15,7 +15,7 @@ import uvloop
 from daemon.app import serve
 from daemon.configfiles import DEFAULT_CONFIG, read_config
 from daemon.errors import ConfigError
-from daemon.logs import set_up_logging
+from daemon.logs import is_journal, set_up_logging
 from daemon.version import VERSION
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if options.check_config:
         print("the configuration is good")  # noqa: T201 (the answer that was asked for)
         return 0
-    set_up_logging(config.logs.level, config.logs.format, sys.stderr)
+    journal = is_journal(os.environ, sys.stderr)
+    set_up_logging(config.logs.level, config.logs.format, sys.stderr, journal=journal)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(config, reload=lambda: read_config(options.config, os.environ)))

@@ -7,11 +7,12 @@ they may be secrets.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -72,18 +73,24 @@ def check_tables(
         The tables, with every key that has a problem at its default; and the problems, in the order
         of the tables. Raises nothing.
     """
-    problems: dict[KeyPath, Problem] = {}
     left = {key: _copy(value) for key, value in tables.items()}
-    while True:
-        try:
-            return kind.model_validate_json(_to_json(left), strict=True), tuple(problems.values())
-        except ValidationError as exc:
-            for error in exc.errors(include_url=False, include_input=False):
-                if not error["loc"]:  # nested deeper than anything the library reads
-                    return kind(), (Problem((), "nested too deep"), *problems.values())
-                problem = _judge(kind, tables, error["loc"], error["type"], error.get("ctx", {}))
-                problems.setdefault(problem.path, problem)
-                _remove(left, problem.path[:2])
+    # No key takes a date, and JSON has none.
+    found = [_judge(kind, tables, path, "date", {}) for path in _find_dates(tables, ())]
+    _leave_out(left, found)
+    try:
+        # As JSON the library reads strictly, yet takes arrays for tuples and text for paths.
+        table = kind.model_validate_json(json.dumps(left), strict=True)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_input=False)
+        if not all(error["loc"] for error in errors):  # deeper than anything the library reads
+            return kind(), (*found, Problem((), "nested too deep"))
+        found += [_judge(kind, tables, e["loc"], e["type"], e.get("ctx", {})) for e in errors]
+        _leave_out(left, found)
+        table = kind.model_validate_json(json.dumps(left), strict=True)
+    first_of_each: dict[KeyPath, Problem] = {}
+    for problem in found:
+        first_of_each.setdefault(problem.path, problem)
+    return table, tuple(first_of_each.values())
 
 
 def has_key(kind: type[Table], path: Sequence[str]) -> bool:
@@ -160,7 +167,7 @@ def _judge(
 ) -> Problem:
     """Turn one of the validation library's findings into a problem an operator can act on."""
     path, field, secret = _follow(kind, loc)
-    if code == "extra_forbidden":
+    if field is None:
         return unknown_key(kind, path)
     if code == "missing":
         return Problem(path, f": must be given: {describe(field)}")
@@ -333,18 +340,22 @@ def _copy(value: object) -> object:
     return {key: _copy(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
-def _remove(tables: dict[str, Any], path: KeyPath) -> None:
-    *parents, last = path
-    for step in parents:
-        tables = tables.get(str(step), {})
-        if not isinstance(tables, dict):
-            return
-    tables.pop(str(last), None)
+def _leave_out(tables: dict[str, Any], problems: Sequence[Problem]) -> None:
+    """Take out each key that has a problem, or what stands where its table should."""
+    for section, *rest in {problem.path[:2] for problem in problems}:
+        keys = tables.get(str(section))
+        if rest and isinstance(keys, dict):
+            keys.pop(rest[0], None)
+        else:
+            tables.pop(str(section), None)
 
 
-def _to_json(tables: Mapping[str, object]) -> str:
-    """TOML's values as JSON, which the library reads strictly yet with arrays and paths.
-
-    Dates have no place in any table: they become tables, which no key takes.
-    """
-    return json.dumps(tables, default=lambda date: {"date": str(date)})
+def _find_dates(value: object, path: KeyPath) -> Iterator[KeyPath]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _find_dates(inner, (*path, key))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _find_dates(inner, (*path, place))
+    elif isinstance(value, datetime.date | datetime.time):
+        yield path

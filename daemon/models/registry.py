@@ -25,7 +25,7 @@ from daemon.models.versions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Collection, Coroutine, Iterable
 
     from accelerators.forkserver import ForkServer
     from daemon.config import Config
@@ -55,13 +55,30 @@ class _Model:
         return dict(self.found.entry.labels) if self.found.entry else {}
 
     @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it is to be served, whatever lies on disk."""
+        return self.unloaded or not self.on_disk or not self.found.versions
+
+    @property
     def wanted(self) -> dict[int, FoundVersion]:
-        """Versions that should answer."""
-        if self.unloaded or not self.on_disk:
+        """Versions that should answer: chosen among those that were not refused as they are.
+
+        So the next older version takes the place of a newest one that cannot be loaded, at a cold
+        start too.
+        """
+        if self.is_gone:
             return {}
-        by_number = {version.version: version for version in self.found.versions}
-        numbers = wanted_versions(by_number.keys(), self.found.entry)
-        return {number: by_number[number] for number in sorted(numbers)}
+        usable = {found.version: found for found in self.found.versions if not self._refused(found)}
+        numbers = wanted_versions(usable.keys(), self.found.entry)
+        return {number: usable[number] for number in sorted(numbers)}
+
+    def _refused(self, found: FoundVersion) -> bool:
+        candidate = self.candidates.get(found.version)
+        return (
+            candidate is not None
+            and candidate.state is VersionState.UNAVAILABLE
+            and candidate.found.stamp == found.stamp
+        )
 
     def refresh_default(self) -> None:
         newest = default_version(self.answering)
@@ -166,6 +183,8 @@ class ModelRegistry:
     async def reconfigure(self, config: Config) -> None:
         """Serve what another configuration wants."""
         self._config = config
+        for model in self._models.values():
+            self._forget_refusals(model, keep=())  # what was refused may fit the new limits
         await self.refresh(trust_first_sight=True)
 
     def find(self, name: str, version: int | None, label: str | None) -> ServedVersion:
@@ -222,7 +241,7 @@ class ModelRegistry:
             ModelUnavailable: no version of it answers.
         """
         self._get(name).unloaded = False
-        self._forget_refusals(self._get(name))
+        self._forget_refusals(self._get(name), keep=())
         await self.refresh(trust_first_sight=True)
         model = self._get(name)
         async with self._changed:
@@ -281,7 +300,7 @@ class ModelRegistry:
 
     @staticmethod
     def _is_found(model: _Model, version: int) -> bool:
-        return any(found.version == version for found in model.found.versions)
+        return version in _numbers(model.found)
 
     def _adopt(self, found: Iterable[FoundModel], *, trust_first_sight: bool) -> None:
         """Take over what the disk shows, leaving out what may still be half written."""
@@ -317,9 +336,10 @@ class ModelRegistry:
             return None
         return next((v for v in model.found.versions if v.version == version), None)
 
-    def _forget_refusals(self, model: _Model) -> None:
+    @staticmethod
+    def _forget_refusals(model: _Model, keep: Collection[int]) -> None:
         for number, candidate in list(model.candidates.items()):
-            if candidate.state is VersionState.UNAVAILABLE:
+            if candidate.state is VersionState.UNAVAILABLE and number not in keep:
                 del model.candidates[number]
 
     def _reconcile(self, model: _Model) -> None:
@@ -334,12 +354,10 @@ class ModelRegistry:
                 latest.state is not VersionState.LOADING and _differs(latest, found, settings)
             ):
                 self._begin(model, found, settings)
-        for number, candidate in list(model.candidates.items()):
-            if number not in wanted and candidate.state is VersionState.UNAVAILABLE:
-                del model.candidates[number]
-        replaced = any(number in model.answering for number in wanted)
+        self._forget_refusals(model, keep=() if model.is_gone else _numbers(model.found))
+        replaced = bool(wanted) and all(number in model.answering for number in wanted)
         for number in list(model.answering):
-            if number not in wanted and (replaced or not wanted):
+            if number not in wanted and (replaced or model.is_gone):
                 self._retire(model, model.answering.pop(number))
         model.refresh_default()
         if not (model.on_disk or model.answering or model.candidates or model.retiring):
@@ -399,9 +417,12 @@ class ModelRegistry:
             _log.error("task failed task=%s", task.get_name(), exc_info=error)
 
 
+def _numbers(found: FoundModel) -> tuple[int, ...]:
+    return tuple(version.version for version in found.versions)
+
+
 def _log_problems(model: FoundModel) -> None:
-    numbers = [version.version for version in model.versions]
-    problems = version_problems(numbers, model.entry)
+    problems = version_problems(_numbers(model), model.entry)
     for problem in (model.problem, *problems) if model.problem else problems:
         _log.error("model has a problem model=%s problem=%s", model.name, problem)
 

@@ -167,6 +167,7 @@ class Connection(web.RequestHandler):
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer; when the server is stopping it is the connection's last."""
+        resp.headers["Server"] = "inferd"
         self._answer_since = self._loop.time()
         try:
             return await super().finish_response(request, resp, start_time)
@@ -217,6 +218,6 @@ class Connection(web.RequestHandler):
             message = f"not a valid HTTP request: {first_line}"[:_MAX_ERROR_CHARACTERS]
         if request.writer.output_size > 0:
             raise ConnectionError("part of the answer is sent already")
-        response = json_response({"error": message}, status=status, headers={"Server": "inferd"})
+        response = json_response({"error": message}, status=status)
         response.force_close()
         return response

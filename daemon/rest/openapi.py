@@ -360,9 +360,15 @@ def _prediction_schemas() -> Document:
             "data": {"type": "array", "description": "Flat, row-major."},
         }
     )
+    parameters = _map({"type": ["string", "number", "boolean"]})
     given = _object(
-        {"name": _STRING, "shape": shape, "datatype": _STRING, "data": {"type": "array"}},
-        {"parameters": {"type": "object"}},
+        {
+            "name": _STRING,
+            "shape": shape,
+            "datatype": _enum(DataType),
+            "data": {"type": "array", "description": "Flat, or nested as the shape says."},
+        },
+        {"parameters": parameters},
     )
     timing = _object(
         dict.fromkeys(("queue", "preprocess", "invoke", "postprocess", "total"), _NUMBER)
@@ -376,8 +382,8 @@ def _prediction_schemas() -> Document:
             {"inputs": _list(given) | {"minItems": 1}},
             {
                 "id": _STRING,
-                "parameters": {"type": "object"},
-                "outputs": _list(_object({"name": _STRING}, {"parameters": {"type": "object"}})),
+                "parameters": parameters,
+                "outputs": _list(_object({"name": _STRING}, {"parameters": parameters})),
             },
         ),
         "Prediction": _object(

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from daemon.errors import DaemonError, LabelNotFound, ModelUnavailable, VersionNotFound
+from daemon.errors import (
+    DaemonError,
+    LabelNotFound,
+    ModelUnavailable,
+    VersionNotFound,
+    shorten,
+)
 from daemon.metrics import Outcome, outcome_of
 from daemon.rest.answers import json_response
 from daemon.rest.body import check_declared_size
@@ -100,6 +106,7 @@ class Routes:
         self._register(hdrs.METH_POST, path, answer)
 
     def _register(self, method: str, path: str, handler: Handler) -> None:
+        path = path.replace("{model}", "{model:[^/]+}")  # aiohttp's own pattern forbids braces
         self._router.add_route(method, path, handler, expect_handler=self._expect)
 
     async def _expect(self, request: web.Request) -> web.StreamResponse | None:
@@ -126,5 +133,5 @@ def _name_model(call: Call, error: DaemonError) -> None:
 
 
 def _answer_bug(request: web.Request) -> web.StreamResponse:
-    _log.exception("request failed in a way nobody foresaw path=%s", request.path[:200])
+    _log.exception("request failed in a way nobody foresaw path=%s", shorten(request.path))
     return json_response({"error": "internal error; the log says more"}, status=500)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from daemon.errors import ConfigError, DaemonError
+from daemon.errors import ConfigError
 from daemon.rest import (
     access,
     admin,
@@ -45,6 +45,8 @@ _MAX_HEADERS = 100
 _LINGER_S = 1.0
 """After refusing a body that is still arriving, read on for so long, so that a client which sends
 first and reads later gets to see the answer instead of a reset connection."""
+_CUT_S = 0.1
+"""For requests that are cut off at stop to end in order; `stop` has given them their time."""
 _BACKLOG = 128
 _SOCKET_MODE = 0o660
 """The owner and its group may connect."""
@@ -158,7 +160,9 @@ class HttpServer:
             head_timeout_s=config.header_timeout_s,
             answer_timeout_s=config.body_timeout_s,
         )
-        runner = web.AppRunner(self._application, handler_cancellation=True, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            self._application, handler_cancellation=True, shutdown_timeout=_CUT_S
+        )
         await runner.setup()
         manager = runner.server
         if manager is None:
@@ -195,7 +199,6 @@ class HttpServer:
             if connection.body_bytes:
                 self._context.bodies.give_back(connection.body_bytes)
                 connection.body_bytes = 0
-        response.headers["Server"] = "inferd"
         if connection.is_draining or not request.content.is_eof():
             response.force_close()
         return response
@@ -214,8 +217,6 @@ class HttpServer:
             return error_response(CrossSite(reason))
         try:
             return await handler(request)
-        except DaemonError as error:
-            return error_response(error)
         except web.HTTPMethodNotAllowed as error:
             allow = {"Allow": error.headers.get("Allow", "")}
             return json_response({"error": "Method Not Allowed"}, status=405, headers=allow)

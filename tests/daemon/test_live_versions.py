@@ -112,6 +112,18 @@ async def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(tree, 
         assert daemon.service.readiness().ready
 
 
+async def test_a_broken_newest_version_leaves_the_next_older_one_serving_from_a_cold_start(
+    tree, demo_model
+):
+    broken = tree.parent / "broken.tflite"
+    broken.write_bytes(b"not a model at all")
+    add_version(tree, 7, broken)
+
+    async with loaded_daemon(tree, demo_model) as (daemon, http, load):
+        assert await version_states(http, daemon.url) == {7: "UNAVAILABLE", 1: "READY"}
+        assert set(load.versions) == {"1"}
+
+
 async def test_a_version_taken_away_gives_its_place_back_to_the_older_one(tree, demo_model):
     add_version(tree, 2, demo_model / "model.tflite")
     async with loaded_daemon(tree, demo_model) as (daemon, http, load):

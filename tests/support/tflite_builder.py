@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import flatbuffers
@@ -65,7 +66,11 @@ class Model:
         return len(self.parts.buffers) - 1
 
     def sign(
-        self, graph: Graph, inputs: dict[str, int], outputs: dict[str, int], name: str = "serving_default"
+        self,
+        graph: Graph,
+        inputs: dict[str, int],
+        outputs: dict[str, int],
+        name: str = "serving_default",
     ) -> None:
         definition = schema.SignatureDefT()
         definition.signatureKey = name
@@ -138,7 +143,12 @@ class Graph:
         return self.tensor(name, (), _RESOURCE)
 
     def op(
-        self, name: str, inputs: list[int], outputs: list[int], options: Any = None, custom: str = ""
+        self,
+        name: str,
+        inputs: list[int],
+        outputs: list[int],
+        options: Any = None,
+        custom: str = "",
     ) -> None:
         operator = schema.OperatorT()
         operator.opcodeIndex = self.model.code(getattr(schema.BuiltinOperator, name), custom)
@@ -174,12 +184,14 @@ def mlp(
     model = Model()
     graph = model.graph()
     first = last = graph.tensor("serving_default_x:0", (batch, sizes[0]))
-    for number, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(sizes)):
         weights = graph.constant(f"w{number}", rng.normal(size=(after, before)) * 0.3)
         bias = graph.constant(f"b{number}", rng.normal(size=after))
         output = graph.tensor(f"h{number}", (batch, after))
         relu = number < len(sizes) - 2
-        function = schema.ActivationFunctionType.RELU if relu else schema.ActivationFunctionType.NONE
+        function = (
+            schema.ActivationFunctionType.RELU if relu else schema.ActivationFunctionType.NONE
+        )
         options = _options("FullyConnected", fusedActivationFunction=function)
         graph.op("FULLY_CONNECTED", [last, weights, bias], [output], options)
         last = output
@@ -192,7 +204,7 @@ def mlp(
 
 
 def scale(factor: float = 2.0, *, batch: int = -1, width: int = 4) -> bytes:
-    """y = factor * x, float32 (batch, width)."""
+    """Gives y = factor * x, float32 (batch, width)."""
     model = Model()
     graph = model.graph()
     x = graph.tensor("x", (batch, width))
@@ -203,7 +215,7 @@ def scale(factor: float = 2.0, *, batch: int = -1, width: int = 4) -> bytes:
 
 
 def free_picture() -> bytes:
-    """y = x + 1 for uint8-like float32 (-1, -1, -1, 3): three dimensions for the caller to choose."""
+    """Gives y = x + 1 for float32 (-1, -1, -1, 3): the caller chooses three dimensions."""
     model = Model()
     graph = model.graph()
     x = graph.tensor("x", (-1, -1, -1, 3))
@@ -222,7 +234,10 @@ def softmax_over_all(width: int = 8) -> bytes:
     y = graph.tensor("y", (1, width))
     back = graph.tensor("back", (1, width))
     graph.op(
-        "RESHAPE", [x, graph.constant("s", [1, -1], np.int32)], [flat], _options("Reshape", newShape=[1, -1])
+        "RESHAPE",
+        [x, graph.constant("s", [1, -1], np.int32)],
+        [flat],
+        _options("Reshape", newShape=[1, -1]),
     )
     graph.op("SOFTMAX", [flat], [y], _options("Softmax", beta=1.0))
     shape = graph.constant("t", [-1, width], np.int32)
@@ -252,7 +267,11 @@ def hog(mebibytes: int, *, on_call: bool = False) -> bytes:
     graph = model.graph()
     rows = mebibytes * 256
     x = graph.tensor("x", (1, 1024))
-    tiles = graph.tensor("tiles", (2,), np.int32) if on_call else graph.constant("n", [rows, 1], np.int32)
+    tiles = (
+        graph.tensor("tiles", (2,), np.int32)
+        if on_call
+        else graph.constant("n", [rows, 1], np.int32)
+    )
     big = graph.tensor("big", (1, 1024) if on_call else (rows, 1024))
     y = graph.tensor("y", (1, 1024))
     graph.op("TILE", [x, tiles], [big], _options("Tile"))
@@ -263,7 +282,7 @@ def hog(mebibytes: int, *, on_call: bool = False) -> bytes:
 
 
 def accumulator() -> bytes:
-    """y = x + what came before: state in a variable tensor (a recurrent cell), float32 (1, 1)."""
+    """Gives y = x + what came before, float32 (1, 1): a recurrent cell's variable tensor."""
     model = Model()
     graph = model.graph()
     x = graph.tensor("x", (1, 1))
@@ -278,7 +297,7 @@ def accumulator() -> bytes:
 
 
 def counter() -> bytes:
-    """Signatures `add` (x to the new total) and `total`: state in a resource variable, float32 (1,)."""
+    """Signatures `add` (x to the new total) and `total`; a resource variable, float32 (1,)."""
     model = Model()
     add, total, init = model.graph("add"), model.graph("total"), model.graph("init")
     _variable(init, assign=init.constant("zero", [0.0]))
@@ -313,7 +332,7 @@ def _variable(graph: Graph, *, assign: int | None = None) -> int:
 
 
 def hangs_while_at_most(limit: float) -> bytes:
-    """y = x for float32 (1,) above `limit`; at or below it never comes back."""
+    """Gives y = x for float32 (1,) above `limit`; at or below it never comes back."""
     model = Model()
     main, cond, body = model.graph("main"), model.graph("cond"), model.graph("body")
     x, y = main.tensor("x", (1,)), main.tensor("y", (1,))
@@ -332,7 +351,7 @@ def hangs_while_at_most(limit: float) -> bytes:
 
 
 def two_signatures(*, broken: bool = False) -> bytes:
-    """Signatures `add` and `mul` of a and b, float32 (2, 2); `mul` needs a missing operator if broken."""
+    """Signatures `add` and `mul` of a and b, float32 (2, 2); broken: `mul` lacks its operator."""
     model = Model()
     for name, operator in (("add", "ADD"), ("mul", "MUL")):
         graph = model.graph(name)
@@ -379,7 +398,7 @@ def where(width: int = 6) -> bytes:
 
 
 def gather(rows: int = 4) -> bytes:
-    """y = table[index]: fails for an index that is not there. int32 (1,) to float32 (1, 2)."""
+    """Gives y = table[index], int32 (1,) to float32 (1, 2); fails for other indexes."""
     model = Model()
     graph = model.graph()
     index = graph.tensor("index", (1,), np.int32)
@@ -391,7 +410,7 @@ def gather(rows: int = 4) -> bytes:
 
 
 def scalar_double() -> bytes:
-    """y = 2 * x for rank-0 float32."""
+    """Gives y = 2 * x for rank-0 float32."""
     model = Model()
     graph = model.graph()
     x, y = graph.tensor("x", ()), graph.tensor("y", ())
@@ -435,7 +454,11 @@ def metadata(
     """A TFLITE_METADATA buffer."""
     b = flatbuffers.Builder(256)
     subgraph = _table(
-        b, {2: ("o", _vector(b, [_notes(b, n) for n in inputs])), 3: ("o", _vector(b, [_notes(b, n) for n in outputs]))}
+        b,
+        {
+            2: ("o", _vector(b, [_notes(b, n) for n in inputs])),
+            3: ("o", _vector(b, [_notes(b, n) for n in outputs])),
+        },
     )
     root = _table(b, {0: ("o", b.CreateString(name)), 3: ("o", _vector(b, [subgraph]))})
     b.Finish(root, file_identifier=b"M001")
@@ -454,7 +477,9 @@ def _notes(b: Any, notes: TensorNotes) -> int:
         fields[3] = ("o", _table(b, {0: ("B", notes.content), 1: ("o", _table(b, properties))}))
     units = []
     if notes.mean:
-        options = _table(b, {0: ("o", _numbers(b, notes.mean, "f")), 1: ("o", _numbers(b, notes.std, "f"))})
+        options = _table(
+            b, {0: ("o", _numbers(b, notes.mean, "f")), 1: ("o", _numbers(b, notes.std, "f"))}
+        )
         units.append(_table(b, {0: ("B", 1), 1: ("o", options)}))
     if notes.calibration:
         options = _table(b, {0: ("b", notes.calibration[0]), 1: ("f", notes.calibration[1])})
@@ -469,7 +494,14 @@ def _notes(b: Any, notes: TensorNotes) -> int:
             _vector(
                 b,
                 [
-                    _table(b, {0: ("o", b.CreateString(n)), 2: ("b", k), 3: ("o", b.CreateString(locale))})
+                    _table(
+                        b,
+                        {
+                            0: ("o", b.CreateString(n)),
+                            2: ("b", k),
+                            3: ("o", b.CreateString(locale)),
+                        },
+                    )
                     for n, k, locale in notes.files
                 ],
             ),

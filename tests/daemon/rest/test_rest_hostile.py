@@ -174,7 +174,10 @@ BAD_CODINGS = {
 
 
 def parameters(table: dict[str, object]) -> list[object]:
-    return [pytest.param(value, id=name) for name, value in table.items()]
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), id=name)
+        for name, value in table.items()
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ DEMO = Path(__file__).resolve().parents[3] / "examples" / "demo" / "fashion"
 SNEAKER = (DEMO / "samples" / "sneaker.png").read_bytes()
 CURL = {"Content-Type": "application/x-www-form-urlencoded"}
 OCTETS = {"Content-Type": "application/octet-stream"}
-ODD_NAME = "b:c d%2Fé"
+ODD_NAME = "b:c d%2Fé{x}"
 
 BUILT = {
     "signatures": tflite_builder.two_signatures(),
