@@ -139,8 +139,11 @@ class Engine:
         except OutOfMemory:
             raise
         except RuntimeFailure as exc:
-            self._recover()
-            raise InvokeFailed(f"the model cannot take inputs of this shape: {exc}") from exc
+            reason = str(exc)
+        else:
+            return
+        self._recover()
+        raise InvokeFailed(f"the model cannot take inputs of this shape: {reason}")
 
     def _recover(self) -> None:
         try:
@@ -471,8 +474,10 @@ def _probe(engine: Engine, tried: _TriedOut, outline: Outline, spec: LoadSpec) -
     except (InvokeFailed, MemoryError):
         agree = False
     try:
-        # Whatever the probe left behind, calls start from the file's own shapes.
+        # Whatever the probe left behind, calls start from the file's own shapes, and warm.
         engine.renew()
+        with contextlib.suppress(InvokeFailed):
+            engine.run(0, [_filled(port, shape, 1) for port, shape in _ports(entry)])
     except RuntimeFailure as exc:
         raise _refused(LoadStage.WARM, f"the model cannot be set up twice: {exc}") from exc
     return rows if agree else 1

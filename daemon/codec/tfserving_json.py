@@ -15,6 +15,7 @@ import re
 
 import orjson
 
+from daemon.codec.jsontensors import check_json_size
 from daemon.errors import Malformed
 
 # Characters of a JSON value that a message shows, as many as TF Serving's do.
@@ -47,7 +48,9 @@ def parse_document(body: bytes) -> dict[str, object]:
 
     Raises:
         Malformed: it is empty, not JSON or not an object; offsets are in bytes.
+        TooLarge: more than `MAX_JSON_BYTES`.
     """
+    check_json_size(body)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:

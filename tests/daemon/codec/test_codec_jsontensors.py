@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from accelerators.base import DataType
-from daemon.codec.jsontensors import array_from_json, array_to_json, decode_base64, parse_json
-from daemon.errors import BadTensor, Malformed
+from daemon.codec.jsontensors import (
+    MAX_JSON_BYTES,
+    array_from_json,
+    array_to_json,
+    decode_base64,
+    parse_json,
+)
+from daemon.errors import BadTensor, Malformed, TooLarge
 
 INTEGERS = [d for d in DataType if "INT" in d.value]
 NUMBERS = [*INTEGERS, DataType.FP32, DataType.FP64, DataType.BOOL]
@@ -238,3 +244,12 @@ def test_base64_is_read_whatever_its_line_breaks(data):
 def test_text_outside_ascii_is_not_base64():
     with pytest.raises(BadTensor, match="base64"):
         decode_base64("ä", "x")
+
+
+def test_a_document_that_would_hold_everybody_up_is_refused():
+    with pytest.raises(TooLarge, match="binary form"):
+        parse_json(b" " * (MAX_JSON_BYTES + 1))
+
+
+def test_a_document_of_the_largest_size_is_read():
+    assert parse_json(b"1".ljust(MAX_JSON_BYTES)) == 1
