@@ -1,41 +1,111 @@
-"""The bare runtime: what a prediction costs without any server."""
+"""The bare runtime: what a prediction is and costs without any server. A program.
+
+Set the input, invoke, get the output, in a loop; with several instances that many processes at once.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import multiprocessing
+import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from benchmarks.measure import Load, load_from
+from benchmarks.peers.inside.predictor import Predictor, Settings, decode_jpeg
+from benchmarks.workloads import FILE_FORMS, Form, Workload, make_body, with_rows
 
 _WARM_CALLS = 20
-_MEASURE_S = 2.0
+_DECODES = 20
 
 
-def time_raw_invoke(model: Path, *, threads: int = 1) -> float:
-    """Median seconds of set_tensor + invoke + get_tensor on one row, in this process."""
-    file = model / "model.tflite" if model.is_dir() else model
-    interpreter = Interpreter(model_path=str(file), num_threads=threads)
-    interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]
-    sink = interpreter.get_output_details()[0]["index"]
-    row = np.zeros(source["shape"], source["dtype"])
+def describe(workload: Workload, predictor: Predictor) -> dict[str, object]:
+    """The tensors, and what any server must answer."""
+    source, sink = predictor.describe()
+    body = make_body(workload, source.dtype, with_rows(source.dims, workload.rows))
+    if workload.form in FILE_FORMS:
+        expected = [int(predictor.answer(body)["index"][0])]
+    else:
+        expected = predictor.predict_bytes(body).reshape(-1).tolist()
+    return {"source": asdict(source), "sink": asdict(sink), "expected": expected}
 
-    def call() -> float:
+
+def decode_ms(workload: Workload, predictor: Predictor) -> float | None:
+    """What Pillow's own decode and resize takes in the same process, for a picture."""
+    if workload.form is not Form.JPEG or workload.file is None:
+        return None
+    file = workload.file.read_bytes()
+    seconds = []
+    for _ in range(_DECODES):
         began = time.perf_counter()
-        interpreter.set_tensor(source["index"], row)
+        decode_jpeg(file, predictor.shape)
+        seconds.append(time.perf_counter() - began)
+    return median(seconds) * 1e3
+
+
+def loop(settings: Settings, seconds: float) -> Load:
+    """Predict again and again in this process."""
+    predictor = Predictor(settings)
+    interpreter, source, sinks = predictor.interpreter, predictor.source, predictor.sinks
+    values = np.zeros(predictor.shape, predictor.dtype)
+    latencies_s: list[float] = []
+
+    def call() -> None:
+        began = time.perf_counter()
+        interpreter.set_tensor(source, values)
         interpreter.invoke()
-        interpreter.get_tensor(sink)
-        return time.perf_counter() - began
+        for sink in sinks:
+            interpreter.get_tensor(sink)
+        latencies_s.append(time.perf_counter() - began)
 
     for _ in range(_WARM_CALLS):
         call()
-    ends = time.perf_counter() + _MEASURE_S
-    seconds = []
-    while time.perf_counter() < ends:
-        seconds.append(call())
-    return median(seconds)
+    latencies_s.clear()
+    began = time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        call()
+    return load_from(latencies_s, elapsed, errors=0)
+
+
+def loops(settings: Settings, seconds: float, instances: int) -> Load:
+    """So many processes at once: the rates added up, the slowest's latencies."""
+    if instances == 1:
+        return loop(settings, seconds)
+    with multiprocessing.get_context("spawn").Pool(instances) as pool:
+        each = pool.starmap(loop, [(settings, seconds)] * instances, chunksize=1)
+    return Load(
+        rate_per_s=sum(load.rate_per_s for load in each),
+        p50_ms=max(load.p50_ms for load in each),
+        p90_ms=max(load.p90_ms for load in each),
+        p99_ms=max(load.p99_ms for load in each),
+    )
+
+
+def main() -> int:
+    """Print what was asked for as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("form", type=Form)
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--instances", type=int, default=1)
+    parser.add_argument("--seconds", type=float, help="measure; else describe")
+    options = parser.parse_args()
+    workload = Workload("", options.model, options.form, file=options.file, rows=options.rows)
+    settings = Settings(str(workload.model_file), options.form.value, options.rows)
+    if options.seconds is not None:
+        print(json.dumps(asdict(loops(settings, options.seconds, options.instances))))
+        return 0
+    predictor = Predictor(settings)
+    known = describe(workload, predictor)
+    print(json.dumps({**known, "decode_ms": decode_ms(workload, predictor)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

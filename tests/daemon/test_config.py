@@ -109,7 +109,7 @@ def test_an_unknown_key_suggests_the_nearest_name(text, problem):
         ("[models]\nfolders = 'x'", 'models.folders = "x": expected an array, each a path'),
         ("[models]\nserve = [5]", "models.serve[0]: expected a table"),
         ("[models]\nserve = [{}]", "models.serve[0].path: must be given: a path"),
-        ("[[models.serve]]\npath='x'\nname='a/b'", 'models.serve[0].name = "a/b": expected a'),
+        ("[[models.serve]]\npath='x'\nname=' a'", 'models.serve[0].name = " a": expected a'),
         (
             "[[models.serve]]\npath='x'\nlabels={''=1}",
             'models.serve[0].labels."": expected as key text of 1 to 128 characters',

