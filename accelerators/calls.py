@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import asyncio
-
     from accelerators.base import Array, CallResult, ModelReport
 
 
@@ -70,3 +69,12 @@ class Worker(Protocol):
     async def close(self) -> None:
         """End it; calls it has get WorkerLost. Leaves nothing behind."""
         ...
+
+
+async def run_to_end(task: asyncio.Task[None]) -> None:
+    """Wait for a task that must not be cut short, also when the waiting one is cancelled."""
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -11,7 +11,8 @@ The rules of a load, in order:
 A model none of whose signatures is left is refused.
 
 After any failed resize, and when memory ran out, the interpreter is made anew: the runtime is not
-to be trusted then. A stateful model loses its state by that.
+to be trusted then. A stateful model loses its state by that. Another model's is also made anew when
+the runtime has piled up many complaints, which it never lets go.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ _NOTES_MAX = 20
 _AUTOMATIC_BATCH = 8  # rows; larger gains nothing on any model measured
 _PROBE_ROWS = 4  # different rows in a probe: enough to tell a mixed row from its own
 _PROBE_SHARE = 0.1  # of the load's time limit that the probe may take
+_COMPLAINTS_MAX = 64 << 10  # characters: hundreds of failed calls
 _SEED = 20240607  # of the rows a probe invents; any fixed number
 
 # A float row may differ from its single run by so much of the output's range: kernels add up in
@@ -68,12 +70,15 @@ class Engine:
         threads: int,
         interpreter: Interpreter,
         entries: tuple[Entry, ...],
+        *,
+        stateful: bool,
     ) -> None:
         self._file = file
         self._choice = choice
         self._threads = threads
         self._interpreter = interpreter
         self._entries = entries
+        self._stateful = stateful
         self._rows_max = 1
 
     def run(self, signature: int, inputs: Sequence[Array]) -> tuple[list[Array], float]:
@@ -108,7 +113,10 @@ class Engine:
         except OutOfMemory:
             raise
         except RuntimeFailure as exc:
-            raise InvokeFailed(str(exc)) from exc
+            reason = str(exc)
+        if self._interpreter.complaints > _COMPLAINTS_MAX and not self._stateful:
+            self._recover()
+        raise InvokeFailed(reason)
 
     def renew(self) -> None:
         """Make the interpreter anew, with the variables the file starts with.
@@ -196,7 +204,9 @@ def _load(
     notes.extend(left_out)
 
     tried = _try_out(interpreter, entries, outline, notes, on_stage)
-    engine = Engine(file, choice, spec.threads, interpreter, tried.entries)
+    engine = Engine(
+        file, choice, spec.threads, interpreter, tried.entries, stateful=outline.stateful
+    )
     del interpreter  # the engine may drop it for another
     if outline.stateful:
         _renewed(engine)

@@ -112,8 +112,7 @@ class ForkServer:
         """End it, and with it every worker that is left."""
         if self._keeper is not None:
             self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+            await asyncio.wait([self._keeper])
             self._keeper = None
         self._up.clear()
         if self._server is not None:
@@ -168,7 +167,7 @@ async def _launch() -> _Server:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 # numpy's own thread pool would make every fork a fork of a threaded process.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                env={**_environment(), "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,
             )
         except OSError as exc:
@@ -188,6 +187,12 @@ async def _launch() -> _Server:
         await server.stop()
         raise ForkFailed("the fork server ended before it was ready")
     return server
+
+
+def _environment() -> dict[str, str]:
+    """Ours without what a model has no business with: our settings and the service manager's."""
+    private = ("INFERD_", "NOTIFY_SOCKET", "WATCHDOG_", "CREDENTIALS_DIRECTORY", "LISTEN_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(private)}
 
 
 class _Server:

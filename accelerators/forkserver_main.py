@@ -7,13 +7,14 @@ socket closes, and its workers end with it.
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import gc
 import os
 import select
 import signal
 import socket
-import sys
+from pathlib import Path
 from typing import NoReturn
 
 from accelerators import worker
@@ -23,7 +24,6 @@ from accelerators.interpreter import runtime_name
 
 FDS_MAX = 16
 _FD_SIZE = array.array("i").itemsize
-_FD_LIMIT = 1 << 20  # the kernel's own default ceiling of descriptor numbers
 
 
 def main(fd: int) -> None:
@@ -111,7 +111,10 @@ def _move_low(fds: list[int]) -> list[int]:
     spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, end) for fd in fds]
     for place, fd in enumerate(spare):
         os.dup2(fd, 3 + place, inheritable=False)
-    os.closerange(end, _FD_LIMIT)
+    for fd in [int(link.name) for link in Path("/proc/self/fd").iterdir()]:
+        if fd >= end:
+            with contextlib.suppress(OSError):  # the listing's own is gone already
+                os.close(fd)
     return list(range(3, end))
 
 
@@ -119,7 +122,3 @@ def _descriptors(data: bytes) -> array.array[int]:
     found = array.array("i")
     found.frombytes(data[: len(data) - len(data) % _FD_SIZE])
     return found
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -122,6 +122,11 @@ class Interpreter:
         except _ERRORS as exc:
             raise self._failure(exc) from exc
 
+    @property
+    def complaints(self) -> int:
+        """Characters of the messages that have piled up in the runtime."""
+        return len(self._seen_text)
+
     def shape(self, entry: Entry, port: Port) -> tuple[int, ...]:
         """The shape a tensor has now."""
         return tuple(int(d) for d in self._core.TensorSize(port.index, entry.subgraph))
@@ -317,7 +322,7 @@ def cut_names(names: Iterable[str]) -> tuple[str, ...]:
     taken: dict[str, None] = {}
     for place, name in enumerate(names):
         cut = name.split(":", 1)[0]
-        choices = (cut, name, f"{cut}_{place}", f"tensor_{place}")
+        choices = (cut, name, cut and f"{cut}_{place}", f"tensor_{place}")
         # The last resort is a number that no earlier tensor can have used up.
         chosen = next((c for c in choices if c and c not in taken), f"tensor_{place}_{len(taken)}")
         taken[chosen] = None

@@ -12,12 +12,13 @@ import logging
 import os
 import signal
 import socket
+import struct
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from accelerators.base import CallResult
-from accelerators.calls import DeathReason, Loss
+from accelerators.calls import DeathReason, Loss, run_to_end
 from accelerators.channel import (
     EXIT_MEMORY,
     HEADER,
@@ -26,6 +27,7 @@ from accelerators.channel import (
     TIMES,
     BadMessage,
     Kind,
+    Lane,
     Slot,
     TooBig,
     create_memory,
@@ -39,7 +41,7 @@ from accelerators.errors import (
     WorkerLost,
 )
 from accelerators.forkserver import ForkFailed
-from accelerators.report import BadReport, decode_report, encode_spec
+from accelerators.report import decode_report, encode_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +62,8 @@ _KILL_GRACE_S = 5.0  # for the kernel to end a killed one; longer means it hangs
 
 # A crash with so much of its memory limit in use is a crash for want of memory.
 _MEMORY_SHARE = 0.8
+
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS")  # not SIGKILL: that is somebody's decision
 
 _DOING = {
     LoadStage.READ: "while it read the file",
@@ -103,11 +107,14 @@ class ProcessWorker:
         self._slots: list[Slot] = []
         self._free_slots: list[int] = []
         self._open: deque[_Call] = deque()
+        self._lanes: list[tuple[Lane, Lane]] = []
+        self._output_names: list[tuple[str, ...]] = []
         self._loaded: asyncio.Future[ModelReport] = self._loop.create_future()
         self._stage = LoadStage.PROCESS
         self._loss: Loss | None = None
         self._running_since = 0.0
         self._watch: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     def busy(self) -> bool:
@@ -186,7 +193,15 @@ class ProcessWorker:
         self._send(HEADER.pack(Kind.CALL, number, place, self.calls & 0xFFFFFFFF) + body)
 
     async def close(self) -> None:
-        """End it; calls it has get WorkerLost. Leaves no process and no descriptor."""
+        """End it; calls it has get WorkerLost. Leaves no process and no descriptor.
+
+        Runs to its end, a few seconds at most, also when the caller is cancelled.
+        """
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(), name="worker-close")
+        await run_to_end(self._closing)
+
+    async def _close(self) -> None:
         self.free = 0
         child, self._child = self._child, None
         if child is not None:
@@ -254,7 +269,7 @@ class ProcessWorker:
             return
         try:
             self._on_message(message)
-        except (BadMessage, BadReport, TooBig, IndexError, ValueError) as exc:
+        except (ValueError, IndexError, struct.error) as exc:
             self._condemn(f"it sent nonsense: {exc}")
 
     def _on_message(self, message: bytes) -> None:
@@ -374,7 +389,8 @@ class ProcessWorker:
                 return Loss(DeathReason.MEMORY, f"stopped: it needed more than {limit}")
             return Loss(DeathReason.CRASH, f"ended with exit code {code}{_quoted(words)}")
         name = _signal_name(os.WTERMSIG(status))
-        if "bad_alloc" in words or exit_.peak_bytes > (self._spec.memory_mib << 20) * _MEMORY_SHARE:
+        full = exit_.peak_bytes > (self._spec.memory_mib << 20) * _MEMORY_SHARE
+        if "bad_alloc" in words or (full and name in _CRASHES):
             detail = f"killed by {name}: it needed more than {limit}"
             return Loss(DeathReason.MEMORY, detail)
         return Loss(DeathReason.CRASH, f"killed by {name}{_quoted(words)}")

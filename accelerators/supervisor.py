@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from dataclasses import dataclass, field, replace
@@ -174,9 +173,11 @@ class WorkerPool:
         self._failure = "stopped"
         for keeper in self._keepers:
             keeper.cancel()
-        for keeper in self._keepers:
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
+        if self._keepers:
+            await asyncio.wait(self._keepers)
+        for seat in self._seats:  # a task that is cancelled before its first step closes nothing
+            self._dismiss(seat.worker)
+            await seat.worker.close()
         self._keepers = []
         self._seats = []
 

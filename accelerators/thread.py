@@ -7,6 +7,7 @@ told, the thread is left behind and takes no more calls.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from accelerators.base import CallResult
-from accelerators.calls import DeathReason, Loss
+from accelerators.calls import DeathReason, Loss, run_to_end
 from accelerators.errors import (
     CallTimedOut,
     InvokeFailed,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from accelerators.base import Array, LoadSpec, ModelReport
+
+_log = logging.getLogger(f"inferd.{__name__}")
 
 SLOTS = 2  # as in a process: one runs, one waits
 _EXIT_GRACE_S = 1.0  # for a call in the thread to end
@@ -59,7 +62,7 @@ class ThreadWorker:
         self._queue: SimpleQueue[_Call | None] = SimpleQueue()
         self._running_since = 0.0
         self._watch: asyncio.TimerHandle | None = None
-        self._output_names: list[tuple[str, ...]] = []
+        self._closing: asyncio.Task[None] | None = None
         # A daemon thread: one that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="inferd-model", daemon=True)
 
@@ -88,9 +91,6 @@ class ThreadWorker:
         except BaseException:
             await self.close()
             raise
-        self._output_names = [
-            tuple(spec.name for spec in signature.outputs) for signature in report.signatures
-        ]
         self.free = SLOTS
         return report
 
@@ -106,18 +106,23 @@ class ThreadWorker:
 
     async def close(self) -> None:
         """End the thread; calls it has get WorkerLost. One that hangs is left behind."""
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(), name="worker-close")
+        await run_to_end(self._closing)
+
+    async def _close(self) -> None:
         self.free = 0
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+        self._loaded.cancel()
+        self.lost.cancel()
         if self._thread.is_alive():
             self._queue.put(None)
             await asyncio.wait([self._ended], timeout=_EXIT_GRACE_S)
         if self._ended.done():
             self._thread.join()
         self._fail_open("the worker was stopped")
-        self._loaded.cancel()
-        self.lost.cancel()
 
     def _begin(self) -> None:
         self._running_since = self._loop.time()
@@ -143,11 +148,11 @@ class ThreadWorker:
             left = f"{detail}; its thread cannot be ended and is left behind"
             self.lost.set_result(Loss(DeathReason.TIMEOUT, left, final=True))
 
-    def _on_memory_gone(self, detail: str) -> None:
+    def _on_gone(self, reason: DeathReason, detail: str) -> None:
         self.free = 0
         self._fail_open(detail)
         if not self.lost.done():
-            self.lost.set_result(Loss(DeathReason.MEMORY, f"ended: {detail}"))
+            self.lost.set_result(Loss(reason, detail))
 
     def _fail_open(self, detail: str) -> None:
         while self._open:
@@ -178,6 +183,16 @@ class ThreadWorker:
             return  # the loop is closed: the thread was left behind, nobody listens
 
     def _work(self) -> None:
+        try:
+            self._load_and_serve()
+        except Exception:  # noqa: BLE001 (top of a thread)
+            _log.exception("model thread failed path=%s", self._spec.path)
+            refusal = ModelRefused(LoadStage.PROCESS, "its thread failed; see the log")
+            self._tell(_settle, self._loaded, refusal)
+            self._tell(self._on_gone, DeathReason.CRASH, "its thread failed; see the log")
+        self._tell(_settle, self._ended, None)
+
+    def _load_and_serve(self) -> None:
         # The one place where the daemon's process imports the runtime, and only for this isolation.
         from accelerators import engine as engines  # noqa: PLC0415
 
@@ -195,7 +210,6 @@ class ThreadWorker:
             names = [tuple(spec.name for spec in s.outputs) for s in report.signatures]
             self._serve(engine.run, names)
             engine.close()
-        self._tell(_settle, self._ended, None)
 
     def _serve(
         self,
@@ -217,7 +231,7 @@ class ThreadWorker:
             except InvokeFailed as exc:
                 outcome = exc
             except MemoryError as exc:
-                self._tell(self._on_memory_gone, str(exc))
+                self._tell(self._on_gone, DeathReason.MEMORY, f"ended: {exc}")
                 return
             self._tell(self._on_answer, call, outcome)
 

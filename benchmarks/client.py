@@ -11,16 +11,10 @@ import select
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.measure import load_from
-from benchmarks.programs import run_load
-
-if TYPE_CHECKING:
-    from benchmarks.measure import Load
-    from benchmarks.wire import Request
 
 _OK = 200
 _RECEIVE_BYTES = 1 << 18
@@ -35,28 +29,6 @@ class Sample:
     began: float
     ended: float
     status: int
-
-
-class HttpClient:
-    """Sends one request again and again, in a process of its own.
-
-    Args:
-        address: a port of loopback, or the path of a unix socket.
-        folder: takes the request.
-        name: of that file.
-    """
-
-    def __init__(self, address: int | Path, request: Request, folder: Path, name: str) -> None:
-        self._address = address
-        self._request = folder / f"{name}.request"
-        self._request.write_bytes(request.to_bytes())
-
-    def __call__(self, connections: int, seconds: int) -> Load:
-        """Load it."""
-        return run_load(
-            "benchmarks.client", str(self._address), str(self._request),
-            "--connections", str(connections), "--seconds", str(seconds),
-        )  # fmt: skip
 
 
 class _Connection:
@@ -166,6 +138,7 @@ def main() -> int:
     parser.add_argument("request", type=Path, help="a file with the whole request")
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--samples", type=Path, help="takes every answer, as JSON")
     options = parser.parse_args()
     address = int(options.address) if options.address.isdecimal() else options.address
     began = time.monotonic()
@@ -176,6 +149,8 @@ def main() -> int:
         seconds=options.seconds,
     )
     seconds = time.monotonic() - began
+    if options.samples:
+        options.samples.write_text(json.dumps([astuple(each) for each in samples]))
     good = [each.ended - each.began for each in samples if each.status == _OK]
     errors = len(samples) - len(good) + failures
     print(json.dumps(asdict(load_from(good, seconds, errors))))

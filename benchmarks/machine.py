@@ -5,16 +5,23 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 BUSY_LOAD_PER_CPU = 0.5
 """Above this load average per processor, before the run, the machine counts as busy."""
 
 
+BUSY_PERCENT = 15
+"""Above this share of the processors, taken by others while our servers idle, it is busy too."""
+
+_SAMPLE_S = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine's facts, and its one-minute load averages before and after the run."""
+    """The machine's facts, and its one-minute load average before and after the run."""
 
     date: str
     processor: str
@@ -24,15 +31,38 @@ class Machine:
     python: str
     load_before: float
     load_after: float = 0.0
+    others_percent: float = 0.0
+    """Median share of the processors that others took while our servers idled."""
 
     @property
     def was_busy(self) -> bool:
-        """Whether something else ran on it when the run began."""
-        return self.load_before > BUSY_LOAD_PER_CPU * self.cpus
+        """Whether something else ran on it, before or meanwhile."""
+        return self.load_before > BUSY_LOAD_PER_CPU * self.cpus or (
+            self.others_percent > BUSY_PERCENT
+        )
 
-    def as_dict(self) -> dict[str, object]:
-        """For the JSON file."""
-        return {**asdict(self), "busy": self.was_busy}
+    def describe(self) -> str:
+        """When and on what, in a sentence."""
+        return (
+            f"{self.date}; {self.processor}, {self.cpus} CPUs, {self.memory_gib} GiB; "
+            f"{self.system}; Python {self.python}."
+        )
+
+    def describe_load(self) -> str:
+        """How busy it was, in a sentence."""
+        busy = " The machine was BUSY: figures are not to be trusted." if self.was_busy else ""
+        return (
+            f"Load average {self.load_before:.2f} before and {self.load_after:.2f} after; "
+            f"others took {self.others_percent:.0f} % of the processors.{busy}"
+        )
+
+
+def busy_percent() -> float:
+    """The share of all processors that was in use during the next second."""
+    idle_before, all_before = _ticks()
+    time.sleep(_SAMPLE_S)
+    idle_after, all_after = _ticks()
+    return 100 * (1 - (idle_after - idle_before) / max(1, all_after - all_before))
 
 
 def look_at_machine() -> Machine:
@@ -46,6 +76,13 @@ def look_at_machine() -> Machine:
         python=platform.python_version(),
         load_before=os.getloadavg()[0],
     )
+
+
+def _ticks() -> tuple[int, int]:
+    """Idle ticks and all ticks so far, of all processors. Source: proc(5), /proc/stat."""
+    line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    user, nice, system, idle, wait, *rest = map(int, line.split()[1:9])
+    return idle + wait, user + nice + system + idle + wait + sum(rest)
 
 
 def _processor() -> str:

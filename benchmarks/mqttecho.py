@@ -13,8 +13,6 @@ from paho.mqtt.properties import Properties
 if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage
 
-TOPIC = "bench/echo"
-
 
 def answer(client: Client, _: object, message: MQTTMessage) -> None:
     """Publish the payload on the Response Topic, with the Correlation Data."""
@@ -27,11 +25,12 @@ def answer(client: Client, _: object, message: MQTTMessage) -> None:
 
 
 def main() -> None:
-    """Answer on a broker at a port of loopback until stopped."""
+    """Answer on a broker until stopped: `mqttecho PORT TOPIC`, the port one of loopback."""
+    port, topic = int(sys.argv[1]), sys.argv[2]
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
-    client.on_connect = lambda *_: client.subscribe(TOPIC, qos=1)
+    client.on_connect = lambda *_: client.subscribe(topic, qos=1)
     client.on_message = answer
-    client.connect("127.0.0.1", int(sys.argv[1]))
+    client.connect("127.0.0.1", port)
     client.loop_forever()
 
 

@@ -16,7 +16,6 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from benchmarks.measure import load_from
-from benchmarks.programs import run_load
 
 if TYPE_CHECKING:
     from paho.mqtt.client import MQTTMessage
@@ -27,29 +26,6 @@ _ANSWERS = "bench/answers"
 _REFUSAL = b'{"error"'
 _STALLED_S = 30.0
 """Requests without an answer for so long count as errors."""
-
-
-class MqttClient:
-    """Sends one payload again and again to a topic, in a process of its own.
-
-    Args:
-        port: of a broker on loopback.
-        folder: takes the payload.
-        name: of that file.
-    """
-
-    def __init__(self, port: int, topic: str, payload: bytes, folder: Path, name: str) -> None:
-        self._port = port
-        self._topic = topic
-        self._payload = folder / f"{name}.payload"
-        self._payload.write_bytes(payload)
-
-    def __call__(self, connections: int, seconds: float) -> Load:
-        """Load it; a connection is a request under way."""
-        return run_load(
-            "benchmarks.mqttload", str(self._port), self._topic, str(self._payload),
-            "--under-way", str(connections), "--seconds", str(seconds),
-        )  # fmt: skip
 
 
 class _Loop:
@@ -93,9 +69,7 @@ class _Loop:
             self.send()
 
 
-def request_loop(
-    port: int, topic: str, payload: bytes, *, under_way: int, seconds: float
-) -> Load:
+def request_loop(port: int, topic: str, payload: bytes, *, under_way: int, seconds: float) -> Load:
     """Keep so many requests under way, QoS 0, and wait for the last answers."""
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
     client.on_connect = lambda *_: client.subscribe(_ANSWERS)

@@ -1,6 +1,6 @@
 """The bare runtime: what a prediction is and costs without any server. A program.
 
-Set the input, invoke, get the output, in a loop; with several instances that many processes at once.
+Set the input, invoke, get the output, in a loop; several instances are so many processes at once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,8 +21,14 @@ from benchmarks.measure import Load, load_from
 from benchmarks.peers.inside.predictor import Predictor, Settings, decode_jpeg
 from benchmarks.workloads import FILE_FORMS, Form, Workload, make_body, with_rows
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.queues import SimpleQueue
+    from multiprocessing.synchronize import Barrier
+
 _WARM_CALLS = 20
 _DECODES = 20
+_START_TIMEOUT_S = 60
 
 
 def describe(workload: Workload, predictor: Predictor) -> dict[str, object]:
@@ -48,8 +55,8 @@ def decode_ms(workload: Workload, predictor: Predictor) -> float | None:
     return median(seconds) * 1e3
 
 
-def loop(settings: Settings, seconds: float) -> Load:
-    """Predict again and again in this process."""
+def loop(settings: Settings, seconds: float, wait_for_others: Callable[[], object]) -> Load:
+    """Predict again and again in this process, warm."""
     predictor = Predictor(settings)
     interpreter, source, sinks = predictor.interpreter, predictor.source, predictor.sinks
     values = np.zeros(predictor.shape, predictor.dtype)
@@ -66,6 +73,7 @@ def loop(settings: Settings, seconds: float) -> Load:
     for _ in range(_WARM_CALLS):
         call()
     latencies_s.clear()
+    wait_for_others()
     began = time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
         call()
@@ -73,17 +81,33 @@ def loop(settings: Settings, seconds: float) -> Load:
 
 
 def loops(settings: Settings, seconds: float, instances: int) -> Load:
-    """So many processes at once: the rates added up, the slowest's latencies."""
+    """So many processes at the same time: the rates added up, the slowest's latencies."""
     if instances == 1:
-        return loop(settings, seconds)
-    with multiprocessing.get_context("spawn").Pool(instances) as pool:
-        each = pool.starmap(loop, [(settings, seconds)] * instances, chunksize=1)
+        return loop(settings, seconds, lambda: None)
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(instances, timeout=_START_TIMEOUT_S), context.SimpleQueue()
+    processes = [
+        context.Process(target=_one_of, args=(settings, seconds, barrier, results))
+        for _ in range(instances)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    each: list[Load] = [results.get() for process in processes if process.exitcode == 0]
     return Load(
         rate_per_s=sum(load.rate_per_s for load in each),
         p50_ms=max(load.p50_ms for load in each),
         p90_ms=max(load.p90_ms for load in each),
         p99_ms=max(load.p99_ms for load in each),
+        errors=instances - len(each),
     )
+
+
+def _one_of(
+    settings: Settings, seconds: float, barrier: Barrier, results: SimpleQueue[Load]
+) -> None:
+    results.put(loop(settings, seconds, barrier.wait))
 
 
 def main() -> int:

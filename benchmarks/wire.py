@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import BinaryIO
 
     from benchmarks.workloads import Case
 
@@ -41,6 +42,28 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+def read_answer(stream: BinaryIO) -> Answer:
+    """One HTTP/1.1 answer with a Content-Length.
+
+    Raises:
+        ValueError: that is not what came.
+    """
+    status = stream.readline().split(b" ", 2)
+    if len(status) < 3:  # noqa: PLR2004 (version, status, reason)
+        raise ValueError("no HTTP")
+    headers = {}
+    while line := stream.readline().strip():
+        name, _, value = line.decode("latin-1").partition(":")
+        headers[name.lower()] = value.strip()
+    if "content-length" not in headers:
+        raise ValueError("no Content-Length")
+    size = int(headers["content-length"])
+    body = stream.read(size)
+    if len(body) != size:
+        raise ValueError("cut short")
+    return Answer(int(status[1]), headers, body)
 
 
 def kserve_binary(case: Case, path: str, name: str) -> Request:

@@ -1,4 +1,4 @@
-"""What is asked of every server: which model, in which form, with which answer. Pure but for files."""
+"""What is asked of every server: which model, in which form, with which answer."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def make_body(workload: Workload, dtype: str, shape: tuple[int, ...]) -> bytes:
     if workload.file is not None:
         return workload.file.read_bytes()
     size = math.prod(shape) * array(TYPE_CODES[dtype]).itemsize
-    return random.Random(0).randbytes(size)
+    return random.Random(0).randbytes(size)  # noqa: S311 (numbers, not secrets)
 
 
 def predictor_settings(workload: Workload) -> str:
@@ -147,18 +147,18 @@ def _shared(name: str) -> Path:
     return SHARED / "models" / name
 
 
-_DIGITS = _shared("fc_mnist_qat_uint8.tflite")
-_MOBILENET = _shared("mobilenet_v2_1.0_224_quant.tflite")
+DIGITS = _shared("fc_mnist_qat_uint8.tflite")
+MOBILENET = _shared("mobilenet_v2_1.0_224_quant.tflite")
 _PHOTO = SHARED / "inputs" / "cat_720p.jpg"
 
 WORKLOADS = (
-    Workload("fc_mnist", _DIGITS, Form.BINARY, has_footprint=True),
-    Workload("fc_mnist-8-rows", _DIGITS, Form.BINARY, rows=8),
+    Workload("fc_mnist", DIGITS, Form.BINARY, has_footprint=True),
+    Workload("fc_mnist-8-rows", DIGITS, Form.BINARY, rows=8),
     Workload("cifar10_resnet8", _shared("cifar10_resnet8_int8.tflite"), Form.BINARY),
-    Workload("mobilenet_v2", _MOBILENET, Form.BINARY, has_footprint=True),
-    Workload("mobilenet_v2-all-cores", _MOBILENET, Form.BINARY, instances=CPUS),
-    Workload("mobilenet_v2-json", _MOBILENET, Form.JSON),
-    Workload("mobilenet_v2-jpeg", _MOBILENET, Form.JPEG, file=_PHOTO),
+    Workload("mobilenet_v2", MOBILENET, Form.BINARY, has_footprint=True),
+    Workload("mobilenet_v2-all-cores", MOBILENET, Form.BINARY, instances=CPUS),
+    Workload("mobilenet_v2-json", MOBILENET, Form.JSON),
+    Workload("mobilenet_v2-jpeg", MOBILENET, Form.JPEG, file=_PHOTO),
     Workload(
         "ssd_300-jpeg",
         _shared("coco_ssd_mobilenet_v1_quant_meta.tflite"),

@@ -309,16 +309,23 @@ class Config(Table):
         return self.paths.root / path
 
 
-def parse_config(sources: Sequence[tuple[str, str]], environment: Mapping[str, str]) -> Config:
-    """Merge files and environment into a whole configuration.
+def parse_config(
+    sources: Sequence[tuple[str, str]],
+    environment: Mapping[str, str],
+    *,
+    arguments: Mapping[str, Mapping[str, object]] | None = None,
+) -> Config:
+    """Merge files, environment and arguments into a whole configuration.
 
     Later sources override earlier ones key by key; arrays are replaced. Then every variable
     `INFERD_SECTION__KEY` overrides its key: its value is read as TOML where that gives what the key
     takes, as text otherwise. Variables without `__` are not configuration and are not looked at.
+    What the command line said overrides all.
 
     Args:
         sources: name and TOML text of each, in order.
         environment: the process's, whole.
+        arguments: tables that the command line gave.
 
     Raises:
         ConfigError: with every problem found, one line each.
@@ -328,6 +335,7 @@ def parse_config(sources: Sequence[tuple[str, str]], environment: Mapping[str, s
         draft.add_file(source, text)
     for variable in sorted(environment):
         draft.add_variable(variable, environment[variable])
+    draft.add_arguments(arguments or {})
     config, problems = check_tables(Config, draft.tables)
     lines = [*draft.lines, *(draft.place(problem) for problem in problems)]
     bad_keys = {problem.path[:2] for problem in problems}
@@ -383,6 +391,9 @@ class _Draft:
             self.lines.append(f"{variable}: {path[0]}.{path[1]}: expected UTF-8")
             return
         self._merge(self.tables, {path[0]: {path[1]: _read_variable(path, raw)}}, (), variable)
+
+    def add_arguments(self, tables: Mapping[str, Mapping[str, object]]) -> None:
+        self._merge(self.tables, tables, (), "command line")
 
     def place(self, problem: Problem) -> str:
         """The problem as a line that begins with where its key came from."""

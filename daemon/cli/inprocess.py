@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,16 @@ import uvloop
 from accelerators.errors import AcceleratorError
 from daemon.app import serve
 from daemon.cli.outcome import CommandError, ExitCode
-from daemon.config import Config, find_contradictions
+from daemon.config import parse_config
+from daemon.errors import ConfigError
 from daemon.logs import set_up_logging
-from daemon.tables import check_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from daemon.app import Running
+    from daemon.config import Config
 
 
 class BadConfig(CommandError):
@@ -40,22 +42,27 @@ def build_config(
 ) -> Config:
     """The configuration of a daemon that serves these models and keeps its state below `root`.
 
+    What is not an argument here comes from `INFERD_SECTION__KEY` variables, else from the defaults.
+
     Raises:
         BadConfig: with every problem, one line each.
     """
-    tables: Mapping[str, object] = {
-        "device": {"id": device_id},
+    tables: dict[str, dict[str, object]] = {
         "paths": {"root": str(root)},
-        "http": {"listen": [listen], "allow_anonymous": allow_anonymous},
-        "mqtt": {"url": mqtt_url},
+        "http": {"listen": [listen]},
         "models": {"folders": [], "serve": [{"path": str(path.absolute())} for path in models]},
         "logs": {"level": log_level},
     }
-    config, problems = check_tables(Config, tables)
-    problems = problems or find_contradictions(config)
-    if problems:
-        raise BadConfig("\n".join(str(problem) for problem in problems))
-    return config
+    if device_id:
+        tables["device"] = {"id": device_id}
+    if mqtt_url:
+        tables["mqtt"] = {"url": mqtt_url}
+    if allow_anonymous:
+        tables["http"]["allow_anonymous"] = True
+    try:
+        return parse_config((), os.environ, arguments=tables)
+    except ConfigError as error:
+        raise BadConfig(str(error)) from error
 
 
 def run_daemon(config: Config, on_ready: Callable[[Running], None]) -> None:

@@ -27,7 +27,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from daemon.errors import shorten
 from daemon.mqtt.acks import OrderedAcks
 from daemon.mqtt.crossing import Acknowledge, Publish, Unsubscribe
-from daemon.mqtt.messages import BrokerLimits, Delivery, Publication
+from daemon.mqtt.messages import BrokerLimits, Delivery, Publication, Receipt, ReceiptKind
 
 if TYPE_CHECKING:
     import threading
@@ -47,7 +47,8 @@ _TICK_S = 1.0
 """How often keepalive is looked after; paho counts it in seconds."""
 
 _PACKET_TOO_LARGE = 0x95
-"""Reason code of MQTT 5, section 2.4."""
+_NO_MATCHING_SUBSCRIBERS = 0x10
+"""Reason codes of MQTT 5, section 2.4."""
 
 _EXTRA_PACKET_BYTES = 128 * 1024
 """Room for topic and properties beside a payload."""
@@ -106,8 +107,8 @@ class Events(Protocol):
     def on_delivery(self, delivery: Delivery) -> None:
         """A message came. With QoS 1 it is to be given to `Session.acknowledge` once."""
 
-    def on_published(self, connection: int, token: int, refusal: str, *, too_large: bool) -> None:
-        """The broker has acknowledged a publication; `refusal` says why it did not take it."""
+    def on_published(self, connection: int, token: int, receipt: Receipt) -> None:
+        """The broker has acknowledged a publication."""
 
 
 class Connection:
@@ -355,12 +356,18 @@ class Connection:
         token = self._tokens.pop(mid, None)
         if token is None:
             return
-        published = partial(self._events.on_published, self._number, token)
-        if not reason.is_failure:
-            self._to_loop.call(partial(published, "", too_large=False))
-            return
-        too_large = reason.value == _PACKET_TOO_LARGE
-        self._to_loop.call(partial(published, str(reason), too_large=too_large))
+        receipt = _receipt(reason)
+        self._to_loop.call(partial(self._events.on_published, self._number, token, receipt))
+
+
+def _receipt(reason: ReasonCode) -> Receipt:
+    if reason.value == _PACKET_TOO_LARGE:
+        return Receipt(ReceiptKind.TOO_LARGE, str(reason))
+    if reason.is_failure:
+        return Receipt(ReceiptKind.REFUSED, str(reason))
+    if reason.value == _NO_MATCHING_SUBSCRIBERS:
+        return Receipt(ReceiptKind.UNHEARD)
+    return Receipt(ReceiptKind.TAKEN)
 
 
 def _leave_the_writing(client: Client, userdata: object, sock: SocketLike) -> None:

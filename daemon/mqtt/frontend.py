@@ -18,7 +18,7 @@ from daemon.config import parse_mqtt_url
 from daemon.errors import ConfigError, Overloaded, RefusalReason, shorten
 from daemon.mqtt.connection import SessionSettings, Will
 from daemon.mqtt.handler import Handler
-from daemon.mqtt.messages import BrokerLimits, Delivery, Publication
+from daemon.mqtt.messages import BrokerLimits, Delivery, Publication, Receipt
 from daemon.mqtt.outbox import Outbox
 from daemon.mqtt.sender import Sender
 from daemon.mqtt.session import Session
@@ -64,6 +64,7 @@ class MqttFrontEnd:
         device_id: names the appliance in topics.
         state_dir: where the outbox lies.
         backoff_first_s, backoff_most_s: wait before the first and the latest reconnect.
+        settle_s: how long delayed results wait for those who asked to be back at the broker.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class MqttFrontEnd:
         state_dir: Path,
         backoff_first_s: float = 1.0,
         backoff_most_s: float = 30.0,
+        settle_s: float = 2.0,
     ) -> None:
         if device_id == ANY_DEVICE:
             raise ConfigError((f"device.id: '{ANY_DEVICE}' means every appliance; name this one",))
@@ -98,6 +100,7 @@ class MqttFrontEnd:
             ),
             on_outbox=metrics.mqtt_outbox,
             on_lost=self._note_lost,
+            settle_s=settle_s,
         )
         self._connection = 0  # 0 while there is none
         self._failure = "not started"
@@ -212,10 +215,10 @@ class MqttFrontEnd:
         self._waiting.append((delivery, command))
         self._take_up()
 
-    def on_published(self, connection: int, token: int, refusal: str, *, too_large: bool) -> None:
+    def on_published(self, connection: int, token: int, receipt: Receipt) -> None:
         """A publication has arrived at the broker."""
         if connection == self._connection:
-            self._sender.published(token, refusal, too_large=too_large)
+            self._sender.published(token, receipt)
 
     def _why_refused(self, delivery: Delivery) -> Overloaded | None:
         if self._is_draining:
@@ -255,7 +258,11 @@ class MqttFrontEnd:
         self._take_up()
 
     def _submit(self, delivery: Delivery, publication: Publication) -> None:
-        self._sender.submit(publication, lambda: self._session.acknowledge(delivery))
+        self._sender.submit(
+            publication,
+            lambda: self._session.acknowledge(delivery),
+            is_late=delivery.connection != self._connection,
+        )
 
     async def _finish_requests(self, deadline: float) -> None:
         while self._running:

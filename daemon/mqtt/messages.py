@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 PACKET_OVERHEAD_BYTES = 32
 """Bytes of a PUBLISH besides topic, payload, content type and correlation data, at most: packet
@@ -65,6 +66,27 @@ class Publication:
     def is_durable(self) -> bool:
         """It must not be lost: it waits on disk while the broker is away."""
         return self.qos > 0 and self.expires_at is None
+
+
+class ReceiptKind(Enum):
+    """What a broker's PUBACK says."""
+
+    TAKEN = "taken"  # it is the broker's now
+    UNHEARD = "unheard"  # it is, and nobody was subscribed: told by MQTT 5 brokers, not by all
+    TOO_LARGE = "too large"  # over the broker's limit for a packet
+    REFUSED = "refused"  # for another reason, which trying again will not change
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The broker's word on one publication.
+
+    Attributes:
+        detail: why it was not taken; "" when it was.
+    """
+
+    kind: ReceiptKind
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

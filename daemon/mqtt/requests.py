@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from daemon.codec.jsontensors import decode_base64
+from daemon.codec.jsontensors import MAX_JSON_BYTES, decode_base64
 from daemon.codec.native import NO_OPTIONS, Options, read_options
 from daemon.errors import Malformed, shorten
 from daemon.mqtt.topics import reply_topic_problem
@@ -83,11 +83,11 @@ class Wish:
 
 def read_envelope(delivery: Delivery) -> Mapping[str, Any]:
     """The members of a JSON payload; none when it is no JSON object. Never fails."""
-    if not _may_be_json(delivery.payload):
+    if len(delivery.payload) > MAX_JSON_BYTES or not _may_be_json(delivery.payload):
         return _NOTHING
     try:
         document = orjson.loads(delivery.payload)
-    except orjson.JSONDecodeError:  # the codec will say what is wrong with it, or take it as raw
+    except orjson.JSONDecodeError:  # the codec says what is wrong, or takes it as raw
         return _NOTHING
     return document if type(document) is dict else _NOTHING
 

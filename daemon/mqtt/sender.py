@@ -2,15 +2,20 @@
 
 Rules:
 1. Announcements (availability, state) leave first; of one topic only the newest.
-2. QoS 1 results leave in the order in which they were submitted: those on disk, then those in
-   memory. At most a window of them is in flight.
+2. QoS 1 results leave in the order in which they were submitted, those on disk and those in memory
+   each; at most a window of them is in flight.
 3. A durable result (QoS 1, no expiry) is *settled*, so that its request may be acknowledged, when
    the broker has acknowledged it or when it is on disk; never before.
 4. While the broker is away durable results go to disk. When a connection is lost, those in flight
    follow, in their order; the broker may have some of them already and gets them again.
-5. Results that may expire wait in memory, a bounded number of them, and are dropped when they have.
-6. QoS 0 results are sent or dropped at once.
-7. What is larger than the broker's Maximum Packet Size is never given to the client library, which
+5. Those on disk leave a moment after the broker has come back, since the ones who asked lost the
+   same broker and must be back to hear them; so goes a result whose request came by an earlier
+   connection. A broker that says that nobody was subscribed (MQTT 5) is asked again, with growing
+   waits, for `_GIVE_UP_S`; the results for that topic behind it wait with it, so that their order
+   stays. Fresh results go past them.
+6. Results that may expire wait in memory, a bounded number of them, and are dropped when they have.
+7. QoS 0 results are sent or dropped at once.
+8. What is larger than the broker's Maximum Packet Size is never given to the client library, which
    would send it again for ever: a small refusal takes its place. A broker that names no limit and
    closes the connection instead is found out: see `_Suspicion`.
 
@@ -27,7 +32,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from daemon.mqtt.messages import BrokerLimits, Publication, packet_bytes
+from daemon.errors import shorten
+from daemon.mqtt.messages import BrokerLimits, Publication, Receipt, ReceiptKind, packet_bytes
 from daemon.mqtt.outbox import Outbox, OutboxUnusable
 from daemon.mqtt.refusals import too_large_refusal
 
@@ -57,11 +63,17 @@ _MAX_IN_MEMORY = 256
 _RETRY_DISK_S = 5.0
 """After the disk has refused."""
 
-_SUSPECT_BYTES = 64 * 1024
-"""Smaller results are never suspected: every broker takes them."""
+_RETRY_FIRST_S = 1.0
+_RETRY_MOST_S = 30.0
+_GIVE_UP_S = 600.0
+"""Results that nobody was there to hear: first wait, longest wait, and how long after the broker
+has come back they count as delivered after all."""
+
+_SUSPECT_BYTES = 256
+"""Smaller messages are never suspected: every broker takes them."""
 
 _SUSPECT_AFTER = 3
-"""Connections that must have been lost on the same result, without one acknowledgement."""
+"""Connections that must have been lost on the same message, without one acknowledgement."""
 
 
 class Link(Protocol):
@@ -101,6 +113,7 @@ class _Connected:
 
     number: int
     limits: BrokerLimits
+    since: float
 
     @property
     def window(self) -> int:
@@ -115,6 +128,7 @@ class Sender:
         outbox: not opened yet.
         on_outbox: told how many results wait on disk, whenever that changes.
         on_lost: told why, for every result that was dropped.
+        settle_s: how long results on disk wait after a reconnect (rule 5).
     """
 
     def __init__(
@@ -124,11 +138,13 @@ class Sender:
         *,
         on_outbox: Callable[[int], None],
         on_lost: Callable[[str], None],
+        settle_s: float,
     ) -> None:
         self._link = link
         self._outbox = outbox
         self._on_outbox = on_outbox
         self._on_lost = on_lost
+        self._settle_s = settle_s
         self._connected: _Connected | None = None
         self._announcements: dict[str, Publication] = {}
         self._from_disk: deque[_Waiting] = deque()  # read, not sent yet
@@ -136,8 +152,12 @@ class Sender:
         self._in_flight: dict[int, _Waiting] = {}  # by token, in the order they were sent
         self._acknowledged_rows: list[int] = []
         self._last_token = 0
-        self._last_row = 0  # of this connection: rows up to it have been read
+        self._last_row = 0  # of this pass through the disk: rows up to it have been read
         self._has_unread_rows = False
+        self._unheard_topics: set[str] = set()  # of this pass
+        self._next_pass: asyncio.TimerHandle | None = None  # while rows wait for their time
+        self._retry_s = _RETRY_FIRST_S
+        self._late: list[_Waiting] = []  # on the way to disk
         self._is_spilling = False
         self._suspicion = _Suspicion()
         self._wake = asyncio.Event()
@@ -151,7 +171,6 @@ class Sender:
             await self._on_disk(self._outbox.open)
         except OutboxUnusable as exc:
             _log.error("outbox cannot be opened cause=%s", exc)
-        self._has_unread_rows = len(self._outbox) > 0
         self._on_outbox(len(self._outbox))
         self._task = asyncio.create_task(self._run(), name="mqtt-outbox")
 
@@ -180,8 +199,15 @@ class Sender:
         """Results on disk."""
         return len(self._outbox)
 
-    def submit(self, publication: Publication, settled: Callable[[], None]) -> None:
-        """Send a result; `settled` is called once, when its request may be acknowledged."""
+    def submit(
+        self, publication: Publication, settled: Callable[[], None], *, is_late: bool = False
+    ) -> None:
+        """Send a result.
+
+        Args:
+            settled: called once, when its request may be acknowledged.
+            is_late: its request came by an earlier connection (rule 5).
+        """
         if publication.qos == 0:
             self._send_unconfirmed(publication)
             settled()
@@ -190,6 +216,10 @@ class Sender:
         self._idle.clear()
         if not publication.is_durable and self._count_expiring() >= _MAX_EXPIRING:
             self._lose(waiting, "too many results wait in memory")
+            return
+        if is_late and publication.is_durable:
+            self._late.append(waiting)
+            self._wake.set()
             return
         self._memory.append(waiting)
         self._send_ready()
@@ -205,11 +235,10 @@ class Sender:
         self._send_ready()
 
     def connected(self, number: int, limits: BrokerLimits) -> None:
-        """There is a connection: begin with the oldest."""
-        self._connected = _Connected(number, limits)
-        self._last_row = 0
-        self._has_unread_rows = len(self._outbox) > 0
-        self._wake.set()
+        """There is a connection: begin with the oldest, those on disk a moment later."""
+        self._connected = _Connected(number, limits, time.monotonic())
+        self._retry_s = _RETRY_FIRST_S
+        self._begin_pass_in(self._settle_s)
         self._send_ready()
 
     def disconnected(self) -> None:
@@ -219,25 +248,33 @@ class Sender:
         self._connected = None
         self._announcements.clear()
         self._from_disk.clear()
-        lost = [waiting for waiting in self._in_flight.values() if not waiting.is_announcement]
+        self._has_unread_rows = False
+        if self._next_pass is not None:
+            self._next_pass.cancel()
+            self._next_pass = None
+        lost = list(self._in_flight.values())
         self._in_flight.clear()
-        self._memory.extendleft(reversed([waiting for waiting in lost if not waiting.row]))
+        unwritten = [w for w in lost if not (w.row or w.is_announcement)]
+        self._memory.extendleft(reversed(unwritten))
         self._suspicion.connection_lost(lost[0].publication if lost else None)
         self._wake.set()
 
-    def published(self, token: int, refusal: str, *, too_large: bool) -> None:
+    def published(self, token: int, receipt: Receipt) -> None:
         """The broker has acknowledged, or refused, what went by this token."""
         waiting = self._in_flight.pop(token, None)
         if waiting is None or self._connected is None:
             return
         if not waiting.is_announcement:
             self._suspicion.acknowledged()
-        if too_large and not waiting.is_announcement and not waiting.is_replaced:
-            self._resend_as_refusal(waiting, self._connected)
-        elif refusal:
-            self._lose(waiting, f"the broker refused it: {refusal}")
-        else:
-            self._finish(waiting)
+        match receipt.kind:
+            case ReceiptKind.TAKEN | ReceiptKind.UNHEARD:
+                if not self._must_be_heard_again(waiting, receipt, self._connected):
+                    self._finish(waiting)
+            case ReceiptKind.TOO_LARGE if not (waiting.is_announcement or waiting.is_replaced):
+                self._resend_as_refusal(waiting, self._connected)
+            case ReceiptKind.TOO_LARGE | ReceiptKind.REFUSED:
+                self._lose(waiting, f"the broker refused it: {receipt.detail}")
+        self._end_pass()
         self._send_ready()
 
     async def flush(self, timeout_s: float) -> bool:
@@ -248,6 +285,45 @@ class Sender:
         except TimeoutError:
             return False
         return True
+
+    def _must_be_heard_again(
+        self, waiting: _Waiting, receipt: Receipt, connected: _Connected
+    ) -> bool:
+        """Whether a result from disk stays there for the next pass (rule 5)."""
+        if not waiting.row:
+            return False
+        topic = waiting.publication.topic
+        if topic in self._unheard_topics:
+            return True  # also one that was heard: it came before its turn
+        if receipt.kind is ReceiptKind.TAKEN:
+            return False
+        if time.monotonic() - connected.since > _GIVE_UP_S:
+            _log.info("mqtt result had no subscriber topic=%s", shorten(topic))
+            return False
+        self._unheard_topics.add(topic)
+        return True
+
+    def _begin_pass_in(self, delay_s: float) -> None:
+        """Go through the disk from its beginning, after a while."""
+        loop = asyncio.get_running_loop()
+        self._next_pass = loop.call_later(delay_s, self._begin_pass)
+
+    def _begin_pass(self) -> None:
+        self._next_pass = None
+        self._last_row = 0
+        self._unheard_topics.clear()
+        self._has_unread_rows = len(self._outbox) > 0
+        self._wake.set()
+
+    def _end_pass(self) -> None:
+        """When all of the disk was tried and some of it not heard: once more, later."""
+        is_over = not (self._has_unread_rows or self._from_disk or self._next_pass)
+        if not is_over or not self._unheard_topics:
+            return
+        if any(waiting.row for waiting in self._in_flight.values()):
+            return
+        self._begin_pass_in(self._retry_s)
+        self._retry_s = min(_RETRY_MOST_S, self._retry_s * 2)
 
     def _send_ready(self) -> None:
         """Send as much as the window takes, in the order of rules 1 and 2."""
@@ -266,10 +342,14 @@ class Sender:
         if self._announcements:
             topic = next(iter(self._announcements))
             return _Waiting(self._announcements.pop(topic), _nothing)
-        if self._from_disk:
-            return self._from_disk.popleft()
-        if self._has_unread_rows or self._is_spilling:
+        while self._from_disk:
+            waiting = self._from_disk.popleft()
+            if waiting.publication.topic not in self._unheard_topics:
+                return waiting
+        if self._has_unread_rows:
             self._wake.set()
+            return None
+        if self._is_spilling:
             return None
         while self._memory:
             waiting = self._memory.popleft()
@@ -299,10 +379,10 @@ class Sender:
             self._on_lost("the broker reads too slowly")
 
     def _fit(self, publication: Publication, limits: BrokerLimits) -> Publication | None:
-        """The publication, or its refusal, or None when not even that fits (rule 7)."""
+        """The publication, or its refusal, or None when not even that fits (rule 8)."""
         limit = limits.max_packet_bytes
         if self._suspicion.condemns(publication):
-            return too_large_refusal(publication, None)
+            return too_large_refusal(publication, None) if publication.request_id else None
         if limit is None or packet_bytes(publication) <= limit:
             return publication
         if not publication.request_id:
@@ -342,6 +422,7 @@ class Sender:
             or self._from_disk
             or self._announcements
             or self._has_unread_rows
+            or self._late
             or self._is_spilling
         )
         if is_busy:
@@ -356,7 +437,7 @@ class Sender:
             self._wake.clear()
             try:
                 await self._tidy_disk()
-                if self._connected is None or len(self._memory) > _MAX_IN_MEMORY:
+                if self._connected is None or self._late or len(self._memory) > _MAX_IN_MEMORY:
                     await self._spill()
                 await self._read_rows()
             except OutboxUnusable as exc:
@@ -369,7 +450,8 @@ class Sender:
                 self._shed_memory()
                 self._send_ready()
                 await asyncio.sleep(_RETRY_DISK_S)
-                self._has_unread_rows = len(self._outbox) > 0
+                if self._connected is not None and self._next_pass is None:
+                    self._begin_pass()
                 self._wake.set()
             self._send_ready()
 
@@ -385,10 +467,12 @@ class Sender:
 
     async def _spill(self) -> None:
         """Put the durable results of the memory on disk, in order (rules 3 and 4)."""
-        batch = [waiting for waiting in self._memory if waiting.publication.is_durable]
+        batch, self._late = self._late, []
+        if self._connected is None or len(self._memory) > _MAX_IN_MEMORY:
+            batch += [waiting for waiting in self._memory if waiting.publication.is_durable]
+            self._memory = deque(w for w in self._memory if not w.publication.is_durable)
         if not batch:
             return
-        self._memory = deque(w for w in self._memory if not w.publication.is_durable)
         self._is_spilling = True
         try:
             accepted = await self._on_disk(self._outbox.append, [w.publication for w in batch])
@@ -397,7 +481,7 @@ class Sender:
             raise
         finally:
             self._is_spilling = False
-        self._has_unread_rows = True
+        self._has_unread_rows = self._connected is not None and self._next_pass is None
         self._on_outbox(len(self._outbox))
         for waiting in batch[:accepted]:
             waiting.settled()
@@ -414,16 +498,18 @@ class Sender:
         )
         if connected is not self._connected:
             return  # it went meanwhile; the next connection begins with the oldest row again
-        done = set(self._acknowledged_rows)  # in an earlier connection, and not removed yet
+        done = set(self._acknowledged_rows)  # and not removed yet
         self._from_disk.extend(
-            _Waiting(s.publication, _nothing, s.row) for s in stored if s.row not in done
+            _Waiting(s.publication, _nothing, s.row)
+            for s in stored
+            if s.row not in done and s.publication.topic not in self._unheard_topics
         )
+        self._wake.set()
         if stored:
             self._last_row = stored[-1].row
-            self._wake.set()
             return
         self._has_unread_rows = False
-        self._wake.set()  # the last acknowledged rows can be removed
+        self._end_pass()
 
     def _shed_memory(self) -> None:
         while len(self._memory) > _MAX_IN_MEMORY:
@@ -435,16 +521,20 @@ class Sender:
 
 
 class _Suspicion:
-    """Finds the result on which the broker closes the connection (rule 7).
+    """Finds the message on which the broker closes the connection (rule 8).
 
-    A large result that was the first in flight whenever the connection was lost, several times in a
-    row and with no acknowledgement in between, is sent alone; if the connection is lost once more,
-    it is replaced by a refusal.
+    mosquitto with `message_size_limit` is such a broker: it answers with a reason that MQTT does
+    not have at that place, and the client library takes it for a broken connection.
+
+    A message that was the first in flight whenever the connection was lost, several times in a row
+    and with no result acknowledged in between, is sent alone; if the connection is lost once more,
+    it is condemned: a result for as long as no other is acknowledged, an announcement for good.
     """
 
     def __init__(self) -> None:
-        self._suspect: Publication | None = None
+        self._suspect: Publication | str | None = None
         self._losses = 0
+        self._condemned_topics: set[str] = set()
 
     @property
     def is_raised(self) -> bool:
@@ -458,18 +548,27 @@ class _Suspicion:
         if len(first_in_flight.payload) < _SUSPECT_BYTES:
             self.acknowledged()
             return
-        is_same = self._suspect is not None and self._suspect == first_in_flight
-        self._losses = self._losses + 1 if is_same else 1
-        self._suspect = first_in_flight
+        identity = self._identity(first_in_flight)
+        self._losses = self._losses + 1 if identity == self._suspect else 1
+        self._suspect = identity
+        if self._losses > _SUSPECT_AFTER and isinstance(identity, str):
+            self._condemned_topics.add(identity)
+            self.acknowledged()
 
     def acknowledged(self) -> None:
-        """The broker takes what we send."""
+        """The broker takes the results that we send."""
         self._suspect = None
         self._losses = 0
 
     def condemns(self, publication: Publication) -> bool:
-        """Whether to send a refusal in its place."""
-        return self._losses > _SUSPECT_AFTER and publication == self._suspect
+        """Whether it must not be sent."""
+        if self._condemned_topics and publication.topic in self._condemned_topics:
+            return True
+        return self._losses > _SUSPECT_AFTER and self._identity(publication) == self._suspect
+
+    def _identity(self, publication: Publication) -> Publication | str:
+        """What an announcement says changes; that it is too large does not."""
+        return publication if publication.request_id else publication.topic
 
 
 def _nothing() -> None:

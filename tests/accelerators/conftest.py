@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,21 +57,29 @@ class Bench:
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """No child process, descriptor or thread outlives the test that made it."""
-    fds = set(os.listdir("/proc/self/fd"))
+    fds = _descriptors()
     threads = set(threading.enumerate())
     yield
     gc.collect()
     assert psutil.Process().children(recursive=True) == []
     assert {t.name for t in set(threading.enumerate()) - threads} == set()
-    left = {fd: _target(fd) for fd in set(os.listdir("/proc/self/fd")) - fds}
-    assert {fd: target for fd, target in left.items() if target} == {}
+    assert {fd: what for fd, what in _descriptors().items() if fd not in fds} == {}
 
 
-def _target(fd: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:
-        return ""  # the listing's own
+def _descriptors() -> dict[str, str]:
+    """Open descriptors and what they are, without the listing's own."""
+    found = {}
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[link.name] = str(link.readlink())
+    return {fd: what for fd, what in found.items() if not what.endswith("/fd")}
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait, within a bound, for what nobody tells of."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 (there is no event)
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -111,6 +119,11 @@ async def open_pool(
     yield start
     for bench in benches:
         await bench.pool.stop()
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    return eventually
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import sys
 from pathlib import Path
 
@@ -90,9 +89,7 @@ async def test_every_dimension_the_file_leaves_open_may_change(open_pool):
     assert all((answer == 5).all() for answer in answers)
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 7), (1, 9), (8,), (1, 8, 1), (0, 8), ()], ids=lambda shape: str(shape)
-)
+@pytest.mark.parametrize("shape", [(1, 7), (1, 9), (8,), (1, 8, 1), (0, 8), ()], ids=str)
 async def test_wrong_shape_is_an_error_of_the_call_alone(open_pool, shape):
     bench = await open_pool(models.mlp((8, 4)))
     pids = bench.pool.pids
@@ -300,7 +297,7 @@ async def test_worker_is_cut_off_from_its_parents(open_pool):
     proc = Path(f"/proc/{worker.pid}")
     status = (proc / "status").read_text()
     limits = (proc / "limits").read_text()
-    files = [os.readlink(link) for link in (proc / "fd").iterdir()]
+    files = [str(link.readlink()) for link in (proc / "fd").iterdir()]
 
     assert worker.name() == "inferd-worker"
     assert "NoNewPrivs:\t1" in status

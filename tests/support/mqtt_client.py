@@ -43,6 +43,7 @@ class TestClient:
     def __init__(self, port: int, *, mqtt5: bool = True, client_id: str = "") -> None:
         self._received: queue.Queue[Received] = queue.Queue()
         self._subscribed = threading.Semaphore(0)
+        self._subscriptions: list[tuple[str, int]] = []
         self.connected = threading.Semaphore(0)
         self._mqtt5 = mqtt5
         is_persistent = client_id != ""
@@ -55,7 +56,7 @@ class TestClient:
         self._client.reconnect_delay_set(1, 1)
         self._client.on_message = self._on_message
         self._client.on_socket_open = _without_nagle
-        self._client.on_connect = lambda *_: self.connected.release()
+        self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._subscribed.release()
         properties = None
         if mqtt5:
@@ -71,6 +72,7 @@ class TestClient:
 
     def subscribe(self, topic: str, qos: int = 1) -> None:
         """Returns when the broker has confirmed."""
+        self._subscriptions.append((topic, qos))
         self._client.subscribe(topic, qos)
         assert self._subscribed.acquire(timeout=WAIT_S)
 
@@ -99,6 +101,11 @@ class TestClient:
     def waiting(self) -> int:
         """How many messages have come and were not looked at."""
         return self._received.qsize()
+
+    def _on_connect(self, *_: object) -> None:
+        for topic, qos in self._subscriptions:  # at a reconnect
+            self._client.subscribe(topic, qos)
+        self.connected.release()
 
     def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
         properties = message.properties

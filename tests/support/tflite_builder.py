@@ -558,3 +558,17 @@ def with_files(model: bytes, files: dict[str, bytes]) -> bytes:
         for name, data in files.items():
             archive.writestr(name, data)
     return both.getvalue()
+
+
+def valid_convolution() -> bytes:
+    """3x3 convolution without padding of float32 (-1, -1, -1, 3): a picture of 1x1 is too small."""
+    model = Model()
+    graph = model.graph()
+    x = graph.tensor("x", (-1, -1, -1, 3))
+    y = graph.tensor("y", (-1, -1, -1, 1))
+    weights = graph.constant("w", np.ones((1, 3, 3, 3)))
+    bias = graph.constant("b", [0.0])
+    options = _options("Conv2D", padding=schema.Padding.VALID, strideW=1, strideH=1)
+    graph.op("CONV_2D", [x, weights, bias], [y], options)
+    graph.between([x], [y])
+    return model.build()

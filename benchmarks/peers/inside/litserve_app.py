@@ -1,6 +1,6 @@
 """LitServe serving one TFLite model on a port of loopback: raw bytes in and out, or JSON."""
 
-# No `from __future__ import annotations`: LitServe reads the annotations to learn how to read bodies.
+# No `from __future__ import annotations`: LitServe looks at them to learn how to read bodies.
 import sys
 from typing import Annotated
 

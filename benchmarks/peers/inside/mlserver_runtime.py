@@ -1,10 +1,9 @@
-"""An MLServer runtime for one TFLite model: tensors as JSON numbers or as base64, files as base64."""
+"""An MLServer runtime for one TFLite model: tensors as JSON or base64, files as base64."""
 
 from __future__ import annotations
 
 import base64
 
-import numpy as np
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput

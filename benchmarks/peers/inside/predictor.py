@@ -97,7 +97,9 @@ class Predictor:
         return _tensor(names[0], source), _tensor(names[1], sink)
 
     def _detections(self, boxes: np.ndarray) -> dict[str, np.ndarray]:
-        classes, scores = (self.interpreter.get_tensor(sink).reshape(-1) for sink in self.sinks[1:3])
+        classes, scores = (
+            self.interpreter.get_tensor(sink).reshape(-1) for sink in self.sinks[1:3]
+        )
         return {"index": classes.astype(np.int32), "score": scores, "box": boxes.reshape(-1, 4)}
 
 

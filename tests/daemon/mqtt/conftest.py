@@ -58,6 +58,7 @@ async def start_front_end(service, tmp_path):
             state_dir=tmp_path / device_id,
             backoff_first_s=0.01,
             backoff_most_s=0.05,
+            settle_s=0.0,
         )
         front_ends.append(front_end)
         await front_end.start()

@@ -180,8 +180,8 @@ async def test_the_response_topic_goes_before_reply_to(ask):
 
 
 async def test_names_are_percent_encoded_in_the_topic(broker, connect, demo_model, picture):
-    entry = {"path": str(demo_model), "name": "halle 3 100%"}
-    topic = "inferd/box-1/models/halle 3 100%25/"
+    entry = {"path": str(demo_model), "name": "halle 3/süd+ 100%"}
+    topic = "inferd/box-1/models/halle 3%2Fsüd%2B 100%25/"
     async with running_daemon([entry], mqtt={"url": broker.url}):
         client = connect()
         client.subscribe("inferd/box-1/availability")
@@ -190,7 +190,7 @@ async def test_names_are_percent_encoded_in_the_topic(broker, connect, demo_mode
             pass
         client.publish(topic + "predict", picture)
 
-        assert (await client.anext()).json["model"] == "halle 3 100%"
+        assert (await client.anext()).json["model"] == "halle 3/süd+ 100%"
 
 
 HOSTILE = {

@@ -11,7 +11,7 @@ from support.mosquitto import Broker, running_broker
 from support.mqtt_client import TestClient
 
 from daemon.mqtt.connection import SessionSettings, Will
-from daemon.mqtt.messages import Publication
+from daemon.mqtt.messages import Publication, Receipt, ReceiptKind
 from daemon.mqtt.session import Session
 
 pytestmark = pytest.mark.broker
@@ -37,8 +37,8 @@ class Recorder:
     def on_delivery(self, delivery):
         self.events.put_nowait(("delivery", delivery))
 
-    def on_published(self, connection, token, refusal, *, too_large):  # noqa: ARG002 (the protocol)
-        self.events.put_nowait(("published", token, refusal, too_large))
+    def on_published(self, connection, token, receipt):  # noqa: ARG002 (the protocol)
+        self.events.put_nowait(("published", token, receipt))
 
     async def next(self, kind):
         """The next event, which must be of this kind."""
@@ -96,7 +96,7 @@ async def test_a_message_arrives_and_an_answer_leaves(broker, connect, mqtt5):
         session.acknowledge(delivery)
 
         assert (delivery.topic, delivery.payload, delivery.qos) == ("in/a", b"question", 1)
-        assert await recorder.next("published") == (7, "", False)
+        assert await recorder.next("published") == (7, Receipt(ReceiptKind.TAKEN))
         assert (await client.anext()).payload == b"answer"
 
 
@@ -221,7 +221,7 @@ async def test_commands_for_a_connection_that_is_gone_are_dropped(broker, connec
         session.publish(number - 1, 1, Publication("out", b"stale"))
         session.publish(number, 2, Publication("out", b"fresh"))
 
-        assert await recorder.next("published") == (2, "", False)
+        assert await recorder.next("published") == (2, Receipt(ReceiptKind.TAKEN))
         assert (await client.anext()).payload == b"fresh"
 
 
@@ -333,7 +333,7 @@ async def test_tls_is_verified_with_the_given_ca_and_large_messages_cross(certif
             await asyncio.to_thread(broker.wait_for_log, "SUBACK to inferd-test")
             for size in (1, 70_000, 99_000):
                 session.publish(number, size, Publication("other", b"x" * size))
-                assert await recorder.next("published") == (size, "", False)
+                assert await recorder.next("published") == (size, Receipt(ReceiptKind.UNHEARD))
 
 
 # The client library drops the socket of a failed handshake without closing it.
