@@ -1,4 +1,4 @@
-"""Engine: one model, loaded, warmed and probed in this process, ready to be called.
+"""Loads a model in this process, warms and probes it, and says what it is.
 
 The rules of a load, in order:
 1. READ: the file is opened once; what is hashed is what is run, also when the path is replaced.
@@ -9,15 +9,10 @@ The rules of a load, in order:
 5. A stateful model is then made anew, so that the first client finds the file's own start state.
 6. Batches are allowed only up to a size whose rows were seen to equal their single runs.
 A model none of whose signatures is left is refused.
-
-After any failed resize, and when memory ran out, the interpreter is made anew: the runtime is not
-to be trusted then. A stateful model loses its state by that. Another model's is also made anew when
-the runtime has piled up many complaints, which it never lets go.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mmap
 import time
@@ -25,145 +20,38 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
-
 from accelerators import registry
-from accelerators.base import DataType, ModelReport, SignatureSpec, TensorSpec
-from accelerators.errors import InvokeFailed, LoadStage, ModelRefused
+from accelerators.base import ModelReport, SignatureSpec, TensorSpec
+from accelerators.errors import LoadStage, ModelRefused
 from accelerators.flatbuffer import DamagedFile
 from accelerators.interpreter import (
     Entry,
     Interpreter,
     OutOfMemory,
-    Port,
     RuntimeFailure,
     runtime_name,
 )
 from accelerators.metadata import read_metadata
 from accelerators.outline import IDENTIFIER, Outline, read_outline
+from accelerators.probe import filled, ports_of, prove_rows
+from accelerators.session import Session, path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from accelerators.base import Array, LoadSpec, ModelMetadata
 
 _REASON_MAX = 500  # characters, as ModelRefused promises
 _NOTES_MAX = 20
-_AUTOMATIC_BATCH = 8  # rows; larger gains nothing on any model measured
-_PROBE_ROWS = 4  # different rows in a probe: enough to tell a mixed row from its own
-_PROBE_SHARE = 0.1  # of the load's time limit that the probe may take
-_COMPLAINTS_MAX = 64 << 10  # characters: hundreds of failed calls
-_SEED = 20240607  # of the rows a probe invents; any fixed number
 
-# A float row may differ from its single run by so much of the output's range: kernels add up in
-# another order. Measured: 4e-7 of the range; a mixed row differs by tenths.
-_TOLERANCE = 1e-4
-
-
-class Engine:
-    """One model in this process. One thread at a time."""
-
-    def __init__(
-        self,
-        file: BinaryIO,
-        choice: registry.Choice,
-        threads: int,
-        interpreter: Interpreter,
-        entries: tuple[Entry, ...],
-        *,
-        stateful: bool,
-    ) -> None:
-        self._file = file
-        self._choice = choice
-        self._threads = threads
-        self._interpreter = interpreter
-        self._entries = entries
-        self._stateful = stateful
-        self._rows_max = 1
-
-    def run(self, signature: int, inputs: Sequence[Array]) -> tuple[list[Array], float]:
-        """Invoke a signature, by its place in the report, with inputs in the report's order.
-
-        Returns:
-            The outputs in the report's order and the seconds inside invoke. The arrays are views
-            into the runtime, valid until the next call: copy them and let them go.
-
-        Raises:
-            InvokeFailed: an input has a shape the model does not take, or the runtime failed.
-            MemoryError: there is not even enough to set the model up again.
-        """
-        # Recovery waits until the exception is gone: its frames keep the old interpreter alive.
-        with contextlib.suppress(OutOfMemory):
-            return self._run(signature, inputs)
-        self._recover()
-        # What earlier calls left behind is gone now: that may have been all that was missing.
-        with contextlib.suppress(OutOfMemory):
-            return self._run(signature, inputs)
-        self._recover()
-        raise InvokeFailed("the call needs more memory than the model may take")
-
-    def _run(self, signature: int, inputs: Sequence[Array]) -> tuple[list[Array], float]:
-        entry = self._entries[signature]
-        shapes = tuple([array.shape for array in inputs])
-        if shapes != entry.shapes:
-            self._reshape(signature, entry, shapes)
-        try:
-            seconds = self._interpreter.run(entry, inputs)
-            return self._interpreter.results(entry), seconds
-        except OutOfMemory:
-            raise
-        except RuntimeFailure as exc:
-            reason = str(exc)
-        if self._interpreter.complaints > _COMPLAINTS_MAX and not self._stateful:
-            self._recover()
-        raise InvokeFailed(reason)
-
-    def renew(self) -> None:
-        """Make the interpreter anew, with the variables the file starts with.
-
-        Raises:
-            RuntimeFailure: the runtime does not accept the file any more.
-        """
-        del self._interpreter  # first, so that never two are in memory
-        self._interpreter = self._choice.kind.open(_path_of(self._file), self._threads)
-        for entry in self._entries:
-            self._interpreter.allocate(entry)
-
-    def close(self) -> None:
-        """Let the model and its file go."""
-        self._entries = ()
-        del self._interpreter
-        self._file.close()
-
-    def allow_rows(self, rows: int) -> None:
-        """Accept up to so many rows where the first dimension is fixed."""
-        self._rows_max = rows
-
-    def _reshape(self, signature: int, entry: Entry, shapes: tuple[tuple[int, ...], ...]) -> None:
-        rows = self._rows_max if signature == 0 else 1
-        _check_shapes(entry, shapes, rows)
-        try:
-            self._interpreter.resize(entry, shapes)
-        except OutOfMemory:
-            raise
-        except RuntimeFailure as exc:
-            reason = str(exc)
-        else:
-            return
-        self._recover()
-        raise InvokeFailed(f"the model cannot take inputs of this shape: {reason}")
-
-    def _recover(self) -> None:
-        try:
-            self.renew()
-        except RuntimeFailure as exc:
-            # Nothing is left to serve with: end this worker, the next one starts clean.
-            raise MemoryError(f"the model cannot be set up again: {exc}") from exc
+# Sizes tried for dimensions the caller chooses (height, width, length), until the model can be
+# planned: 1 as the converter writes it is too small for a convolution without padding.
+_OPEN_SIZES = (1, 64, 256)
 
 
 def load(
     spec: LoadSpec, *, proven_batch: int, on_stage: Callable[[LoadStage], None]
-) -> tuple[Engine, ModelReport]:
+) -> tuple[Session, ModelReport]:
     """Load a model by the rules above.
 
     Args:
@@ -191,27 +79,24 @@ def _load(
     proven_batch: int,
     on_stage: Callable[[LoadStage], None],
     started: float,
-) -> tuple[Engine, ModelReport]:
+) -> tuple[Session, ModelReport]:
     digest, outline, metadata, notes = _examine(file, on_stage)
     choice = registry.choose(spec.accelerators, outline)
-    try:
-        interpreter = choice.kind.open(_path_of(file), spec.threads)
-        entries, left_out = interpreter.entries(outline)
-    except OutOfMemory as exc:
-        raise MemoryError("to parse the file") from exc
-    except RuntimeFailure as exc:
-        raise _refused(LoadStage.PARSE, f"the runtime does not accept the file: {exc}") from exc
-    notes.extend(left_out)
-
-    tried = _try_out(interpreter, entries, outline, notes, on_stage)
-    engine = Engine(
+    interpreter, tried = _open_and_try(choice, file, spec, outline, on_stage)
+    notes.extend(tried.notes)
+    session = Session(
         file, choice, spec.threads, interpreter, tried.entries, stateful=outline.stateful
     )
-    del interpreter  # the engine may drop it for another
-    if outline.stateful:
-        _renewed(engine)
-    max_batch = proven_batch or _probe(engine, tried, outline, spec)
-    engine.allow_rows(max_batch)
+    del interpreter  # the session may drop it for another
+    try:
+        if outline.stateful or tried.notes:  # one that has failed at something is not to be trusted
+            session.renew()
+        max_batch = 1
+        if not outline.stateful:
+            max_batch = proven_batch or prove_rows(session, tried.entries[0], spec, tried.warm_s)
+    except RuntimeFailure as exc:
+        raise _refused(LoadStage.WARM, f"the model cannot be set up twice: {exc}") from exc
+    session.allow_rows(max_batch)
     signatures = tuple(_describe(entry, tried.results[entry.name]) for entry in tried.entries)
     if max_batch > 1:
         signatures = (_open_rows(signatures[0]), *signatures[1:])
@@ -230,7 +115,7 @@ def _load(
         warm_s=tried.warm_s,
         notes=tuple(note[:_REASON_MAX] for note in notes[:_NOTES_MAX]),
     )
-    return engine, report
+    return session, report
 
 
 def private_bytes() -> int:
@@ -249,11 +134,6 @@ def _open(path: Path) -> BinaryIO:
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else str(exc)
         raise _refused(LoadStage.READ, f"cannot read {path}: {reason}") from exc
-
-
-def _path_of(file: BinaryIO) -> str:
-    """A path to the very file that is open, whatever its name points to by now."""
-    return f"/proc/self/fd/{file.fileno()}"
 
 
 def _examine(
@@ -294,19 +174,64 @@ class _TriedOut:
 
     entries: tuple[Entry, ...]
     results: dict[str, list[Array]]
+    notes: tuple[str, ...]
     allocated_at: float  # monotonic
     warm_s: float
+
+
+def _open_and_try(
+    choice: registry.Choice,
+    file: BinaryIO,
+    spec: LoadSpec,
+    outline: Outline,
+    on_stage: Callable[[LoadStage], None],
+) -> tuple[Interpreter, _TriedOut]:
+    """Open the file and try its entries, with open dimensions of several sizes if need be."""
+    refusal: ModelRefused | None = None
+    for size in _OPEN_SIZES:
+        try:
+            interpreter = choice.kind.open(path_of(file), spec.threads)
+            entries, left_out = interpreter.entries(outline)
+        except OutOfMemory as exc:
+            raise MemoryError("to parse the file") from exc
+        except RuntimeFailure as exc:
+            raise _refused(LoadStage.PARSE, f"the runtime does not accept the file: {exc}") from exc
+        for entry in entries:
+            entry.start = _start_shapes(interpreter, entry, size)
+        try:
+            return interpreter, _try_out(interpreter, entries, outline, left_out, on_stage)
+        except ModelRefused as exc:
+            refusal = refusal or exc  # what it says of the file's own shapes is what matters
+            if not any(-1 in port.spec.shape[1:] for entry in entries for port in entry.inputs):
+                break
+    raise refusal or _refused(LoadStage.ALLOCATE, "it has no signature")
+
+
+def _start_shapes(interpreter: Interpreter, entry: Entry, size: int) -> tuple[tuple[int, ...], ...]:
+    """Shapes to begin with: open dimensions after the rows are `size` where the file says none."""
+    shapes = []
+    for port in entry.inputs:
+        now = interpreter.shape(entry, port)
+        open_ = port.spec.shape
+        shapes.append(
+            tuple(
+                size if place and n <= 1 and open_[place : place + 1] == (-1,) else n or 1
+                for place, n in enumerate(now)
+            )
+        )
+    return tuple(shapes)
 
 
 def _try_out(
     interpreter: Interpreter,
     entries: tuple[Entry, ...],
     outline: Outline,
-    notes: list[str],
+    left_out: tuple[str, ...],
     on_stage: Callable[[LoadStage], None],
 ) -> _TriedOut:
     """Rules 3 and 4: allocate and invoke every entry."""
     results: dict[str, list[Array]] = {}
+    notes = list(left_out)
 
     def allocate(entry: Entry) -> None:
         _allocate(interpreter, entry, outline)
@@ -319,7 +244,8 @@ def _try_out(
     allocated_at = time.monotonic()
     on_stage(LoadStage.WARM)
     entries = _usable(entries, notes, LoadStage.WARM, warm)
-    return _TriedOut(entries, results, allocated_at, time.monotonic() - allocated_at)
+    warm_s = time.monotonic() - allocated_at
+    return _TriedOut(entries, results, tuple(notes), allocated_at, warm_s)
 
 
 def _usable(
@@ -362,18 +288,10 @@ def _allocate(interpreter: Interpreter, entry: Entry, outline: Outline) -> None:
             )
     try:
         interpreter.allocate(entry)
-        _give_empty_dimensions_a_size(interpreter, entry)
     except OutOfMemory as exc:
         raise OutOfMemory("to allocate the model") from exc
     except RuntimeFailure as exc:
         raise RuntimeFailure(_explain(exc, outline)) from exc
-
-
-def _give_empty_dimensions_a_size(interpreter: Interpreter, entry: Entry) -> None:
-    """A dimension the caller may choose is 1 until somebody chooses."""
-    shapes = tuple(tuple(size or 1 for size in shape) for shape in entry.shapes)
-    if shapes != entry.shapes:
-        interpreter.resize(entry, shapes)
 
 
 def _explain(failure: RuntimeFailure, outline: Outline) -> str:
@@ -395,53 +313,15 @@ def _explain(failure: RuntimeFailure, outline: Outline) -> str:
 def _warm(interpreter: Interpreter, entry: Entry) -> list[Array]:
     """Invoke once; returns copies of the results."""
     try:
-        interpreter.run(entry, [_filled(port, shape, 1) for port, shape in _ports(entry)])
+        interpreter.run(entry, [filled(port, shape, 1) for port, shape in ports_of(entry)])
     except OutOfMemory as exc:
         raise OutOfMemory("for the first invocation") from exc
     except RuntimeFailure as failure:
         try:
-            interpreter.run(entry, [_filled(port, shape, 0) for port, shape in _ports(entry)])
+            interpreter.run(entry, [filled(port, shape, 0) for port, shape in ports_of(entry)])
         except RuntimeFailure:
             raise RuntimeFailure(f"the first invocation failed: {failure}") from failure
     return [array.copy() for array in interpreter.results(entry)]
-
-
-def _ports(entry: Entry) -> list[tuple[Port, tuple[int, ...]]]:
-    return list(zip(entry.inputs, entry.shapes, strict=True))
-
-
-def _filled(port: Port, shape: tuple[int, ...], value: int) -> Array:
-    if port.is_bytes:
-        return np.full(shape, str(value).encode(), object)
-    return np.full(shape, value, port.spec.datatype.dtype)
-
-
-def _renewed(engine: Engine) -> None:
-    try:
-        engine.renew()
-    except RuntimeFailure as exc:
-        raise _refused(LoadStage.WARM, f"the model cannot be set up twice: {exc}") from exc
-
-
-def _check_shapes(entry: Entry, shapes: tuple[tuple[int, ...], ...], rows_max: int) -> None:
-    """Compare with the description; `rows_max` is what a fixed first dimension of 1 may become.
-
-    Raises:
-        InvokeFailed: a shape does not fit.
-    """
-    for port, shape in zip(entry.inputs, shapes, strict=True):
-        spec = port.spec
-        fits = len(shape) == len(spec.shape) and all(
-            size == wanted or (wanted == -1 and size > 0)
-            for size, wanted in zip(shape[1:], spec.shape[1:], strict=True)
-        )
-        if fits and spec.shape:
-            wanted, size = spec.shape[0], shape[0]
-            fits = size == wanted or (size > 0 and (wanted == -1 or size <= rows_max))
-        if not fits:
-            raise InvokeFailed(
-                f"input '{spec.name}' has shape {list(shape)}, the model takes {list(spec.shape)}"
-            )
 
 
 def _describe(entry: Entry, results: list[Array]) -> SignatureSpec:
@@ -466,82 +346,6 @@ def _open_rows(signature: SignatureSpec) -> SignatureSpec:
         return signature
     outputs = tuple(replace(spec, shape=(-1, *spec.shape[1:])) for spec in signature.outputs)
     return replace(signature, outputs=outputs)
-
-
-def _probe(engine: Engine, tried: _TriedOut, outline: Outline, spec: LoadSpec) -> int:
-    """How many rows a call may have: see rule 6."""
-    entry = tried.entries[0]
-    dynamic = all(port.spec.shape[:1] == (-1,) for port in entry.inputs)
-    rows = spec.max_batch or (_AUTOMATIC_BATCH if dynamic else 1)
-    single = all(shape[:1] == (1,) for shape in entry.shapes)
-    if rows == 1 or outline.stateful or not entry.inputs or not single:
-        return 1
-    if tried.warm_s * (2 * rows + _PROBE_ROWS + 2) > spec.load_timeout_s * _PROBE_SHARE:
-        return 1
-    engine.allow_rows(rows)
-    try:
-        agree = _rows_agree(engine, entry, sorted({2, rows}))
-    except (InvokeFailed, MemoryError):
-        agree = False
-    try:
-        # Whatever the probe left behind, calls start from the file's own shapes, and warm.
-        engine.renew()
-        with contextlib.suppress(InvokeFailed):
-            engine.run(0, [_filled(port, shape, 1) for port, shape in _ports(entry)])
-    except RuntimeFailure as exc:
-        raise _refused(LoadStage.WARM, f"the model cannot be set up twice: {exc}") from exc
-    return rows if agree else 1
-
-
-def _rows_agree(engine: Engine, entry: Entry, sizes: list[int]) -> bool:
-    """Whether each row of larger calls equals the row's own call."""
-    rng = np.random.default_rng(_SEED)
-    rows = [
-        [_random(port, shape, rng) for port, shape in _ports(entry)] for _ in range(_PROBE_ROWS)
-    ]
-    singles = [_copied(engine, row) for row in rows]
-    for size in sizes:
-        picks = [number % _PROBE_ROWS for number in range(size)]
-        columns = [[rows[pick][place] for pick in picks] for place in range(len(entry.inputs))]
-        together = _copied(engine, [np.concatenate(column) for column in columns])
-        for place, output in enumerate(together):
-            expected = [singles[pick][place] for pick in picks]
-            if any(one.shape[:1] != (1,) for one in expected):
-                return False
-            if not _equal(output, np.concatenate(expected)):
-                return False
-    return True
-
-
-def _copied(engine: Engine, inputs: list[Array]) -> list[Array]:
-    outputs, _ = engine.run(0, inputs)
-    return [output.copy() for output in outputs]
-
-
-def _random(port: Port, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    datatype = port.spec.datatype
-    if datatype is DataType.BYTES:
-        words = [rng.bytes(3).hex().encode() for _ in range(int(np.prod(shape)))]
-        return np.array(words, object).reshape(shape)
-    if datatype is DataType.BOOL:
-        return rng.integers(0, 2, shape).astype(np.bool_)
-    kind = datatype.dtype.kind
-    if kind == "f":
-        return rng.random(shape).astype(datatype.dtype)
-    if datatype.itemsize == 1:  # pixels: the whole range
-        low = -128 if kind == "i" else 0
-        return rng.integers(low, low + 256, shape).astype(datatype.dtype)
-    return rng.integers(0, 2, shape).astype(datatype.dtype)  # indexes: small ones exist
-
-
-def _equal(output: Array, expected: Array) -> bool:
-    if output.shape != expected.shape:
-        return False
-    if output.dtype.kind != "f":
-        return bool(np.array_equal(output, expected))
-    scale = float(np.nanmax(np.abs(expected), initial=0.0)) if expected.size else 0.0
-    atol = _TOLERANCE * scale if np.isfinite(scale) else 0.0
-    return bool(np.allclose(output, expected, rtol=_TOLERANCE, atol=atol, equal_nan=True))
 
 
 def _refused(stage: LoadStage, reason: str) -> ModelRefused:

@@ -16,7 +16,7 @@ import ctypes
 import errno
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -77,13 +77,15 @@ class Entry:
 
     Attributes:
         shapes: of the inputs, as the runtime has them allocated now; () before the first time.
+        start: of the inputs, to begin with; () for those in the file.
     """
 
     name: str
     subgraph: int
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    shapes: tuple[tuple[int, ...], ...] = field(default=())
+    shapes: tuple[tuple[int, ...], ...] = ()
+    start: tuple[tuple[int, ...], ...] = ()
 
 
 @cache
@@ -132,16 +134,13 @@ class Interpreter:
         return tuple(int(d) for d in self._core.TensorSize(port.index, entry.subgraph))
 
     def allocate(self, entry: Entry) -> None:
-        """Plan the entry's tensors with the shapes the file gives.
+        """Plan the entry's tensors with `entry.start` as input shapes.
 
         Raises:
             RuntimeFailure: an operator is missing, or does not fit its inputs.
         """
-        try:
-            self._core.AllocateTensors(entry.subgraph)
-        except _ERRORS as exc:
-            raise self._failure(exc) from exc
         entry.shapes = tuple(self.shape(entry, port) for port in entry.inputs)
+        self.resize(entry, entry.start or entry.shapes)
 
     def resize(self, entry: Entry, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Plan the entry's tensors with other input shapes.

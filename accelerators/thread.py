@@ -197,7 +197,7 @@ class ThreadWorker:
         from accelerators import engine as engines  # noqa: PLC0415
 
         try:
-            engine, report = engines.load(
+            session, report = engines.load(
                 self._spec, proven_batch=self._proven_batch, on_stage=lambda _: None
             )
         except ModelRefused as exc:
@@ -208,8 +208,8 @@ class ThreadWorker:
         else:
             self._tell(_settle, self._loaded, report)
             names = [tuple(spec.name for spec in s.outputs) for s in report.signatures]
-            self._serve(engine.run, names)
-            engine.close()
+            self._serve(session.run, names)
+            session.close()
 
     def _serve(
         self,

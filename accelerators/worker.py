@@ -38,7 +38,7 @@ from accelerators.report import decode_spec, encode_report
 
 if TYPE_CHECKING:
     from accelerators.base import LoadSpec, ModelReport
-    from accelerators.engine import Engine
+    from accelerators.session import Session
 
 _TEXT_MAX = 500  # bytes of a reason on the wire
 _TITLE = "inferd-worker"  # at most 15 characters are kept by the kernel
@@ -68,10 +68,10 @@ class Handles:
 
 def main(handles: Handles, parent_pid: int) -> int:
     """Be a worker. Returns the exit code."""
+    channel = socket.socket(fileno=handles.socket)
     try:
         prepare_process(handles, parent_pid)
-        with socket.socket(fileno=handles.socket) as channel:
-            return _Worker(channel, handles.slots).work()
+        return _Worker(channel, handles.slots).work()
     except MemoryError:
         return EXIT_MEMORY
     except (ConnectionError, BrokenPipeError):
@@ -79,6 +79,10 @@ def main(handles: Handles, parent_pid: int) -> int:
     except Exception:  # noqa: BLE001 (top of a process)
         traceback.print_exc()
         return EXIT_BUG
+    finally:
+        # Left to the end of the process: the daemon ends a worker whose socket is closed, and this
+        # one's own exit code says more.
+        channel.detach()
 
 
 def prepare_process(handles: Handles, parent_pid: int) -> None:
@@ -134,13 +138,13 @@ class _Worker:
         loaded = self._load(spec, proven_batch)
         if loaded is None:
             return EXIT_OK
-        engine, report = loaded
+        session, report = loaded
         data = _encoded(report)
         slots[0].put_blob(data)
         self._channel.send(HEADER.pack(Kind.LOADED, 0, 0, len(data)))
-        return _serve(self._channel, engine, report, slots)
+        return _serve(self._channel, session, report, slots)
 
-    def _load(self, spec: LoadSpec, proven_batch: int) -> tuple[Engine, ModelReport] | None:
+    def _load(self, spec: LoadSpec, proven_batch: int) -> tuple[Session, ModelReport] | None:
         reached = LoadStage.READ
 
         def on_stage(stage: LoadStage) -> None:
@@ -170,11 +174,11 @@ def _encoded(report: ModelReport) -> bytes:
     return encode_report(replace(report, metadata=ModelMetadata(), notes=(*report.notes, note)))
 
 
-def _serve(channel: socket.socket, engine: Engine, report: ModelReport, slots: list[Slot]) -> int:
+def _serve(channel: socket.socket, session: Session, report: ModelReport, slots: list[Slot]) -> int:
     """Answer calls in their order until the other end is closed."""
     lanes = make_lanes(report)
     unpack, size = HEADER.unpack_from, HEADER.size
-    monotonic, run = time.monotonic, engine.run
+    monotonic, run = time.monotonic, session.run
     done = 0.0
     waited = _LOOK_S
     while True:

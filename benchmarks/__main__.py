@@ -1,6 +1,6 @@
 """`make bench`: measures inferd and its peers on this machine, in turn, in one run.
 
-Prints tables, writes one JSON file; `--write-docs` puts that file's figures into docs/performance.md.
+Prints tables and writes one JSON file; `--write-docs` puts its figures into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from benchmarks.bounds import Row
-    from benchmarks.machine import Machine
     from benchmarks.peers.contender import Contender
 
 RESULTS = ROOT / ".bench" / "results.json"
@@ -60,7 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [*bounds.judge(_figures(findings)), *rows] if not options.quick else rows
     print("\n" + table.as_text(table.bounds(rows)))
     print(machine.describe_load())
-    _write(options.json, machine, versions, findings, rows, options)
+    document = {
+        "machine": {**asdict(machine), "busy": machine.was_busy},
+        "seconds": options.seconds,
+        "rounds": options.rounds,
+        "quick": options.quick,
+        "versions": versions,
+        "workloads": [asdict(each) for each in findings],
+        "bounds": [
+            {**asdict(row), "limit": row.limit.value, "verdict": row.verdict.value} for row in rows
+        ],
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 1 if any(row.verdict is bounds.Verdict.FAILS for row in rows) else 0
 
 
@@ -146,29 +157,6 @@ def _show(found: Findings) -> None:
 
 def _tell(line: str) -> None:
     print(f"  {line}", file=sys.stderr, flush=True)
-
-
-def _write(
-    file: Path,
-    machine: Machine,
-    versions: dict[str, str],
-    findings: Sequence[Findings],
-    rows: Sequence[Row],
-    options: argparse.Namespace,
-) -> None:
-    document = {
-        "machine": {**asdict(machine), "busy": machine.was_busy},
-        "seconds": options.seconds,
-        "rounds": options.rounds,
-        "quick": options.quick,
-        "versions": versions,
-        "workloads": [asdict(each) for each in findings],
-        "bounds": [
-            {**asdict(row), "limit": row.limit.value, "verdict": row.verdict.value} for row in rows
-        ],
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

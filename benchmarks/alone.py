@@ -28,6 +28,7 @@ INFERCTL = Path(sys.executable).with_name("inferctl")
 
 _OK = 200
 _BUSY = 429
+_NEW = 2
 
 START_RUNS = 5
 READY_BOUND_S = 1.5
@@ -146,7 +147,7 @@ def swap(workload: Workload, folder: Path) -> Iterator[Row]:
     """A second version appears under full load: no request fails, and none waits long for it."""
     name = workload.model.stem
     versions = folder / name
-    for version in ("1", ".2"):  # a name with a dot is not looked at yet
+    for version in ("1", f".{_NEW}"):  # a name with a dot is not looked at yet
         (versions / version).mkdir(parents=True)
         shutil.copy(workload.model_file, versions / version / "model.tflite")
     environment = {"INFERD_MODELS__POLL_INTERVAL_S": str(SWAP_POLL_S)}
@@ -160,9 +161,9 @@ def swap(workload: Workload, folder: Path) -> Iterator[Row]:
         began = time.monotonic()
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as client:
             time.sleep(SWAP_STEADY_S)
-            (versions / ".2").rename(versions / "2")
-            swap_began = _wait_for(lambda: 2 in _versions(daemon.port, name))
-            swap_ended = _wait_for(lambda: _versions(daemon.port, name) == [2])
+            (versions / f".{_NEW}").rename(versions / str(_NEW))
+            swap_began = _wait_for(lambda: _NEW in _versions(daemon.port, name))
+            swap_ended = _wait_for(lambda: _versions(daemon.port, name) == [_NEW])
             client.wait()
     answers = json.loads(samples.read_text(encoding="utf-8"))
     steady = [each for each in answers if began < each[0] and each[1] < swap_began - SWAP_POLL_S]

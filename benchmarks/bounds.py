@@ -147,12 +147,12 @@ def _digits_rates(figures: Figures) -> Iterator[Row]:
             (INFERD, LITSERVE, 4),
             (INFERD_THREAD, TRITON, 1.6),
         ):
-            yield _rate_over(figures, "fc_mnist", lane, peer, connections, bound)
+            yield _rate_over(figures, "fc_mnist", (lane, peer), connections, bound)
 
 
 def _cifar(figures: Figures) -> Iterator[Row]:
     workload = "cifar10_resnet8"
-    yield _rate_over(figures, workload, INFERD, TRITON, 8, 1.2)
+    yield _rate_over(figures, workload, (INFERD, TRITON), 8, 1.2)
     ours, raw = figures.load(workload, INFERD, 8), figures.load(workload, RAW)
     value = ours.rate_per_s / raw.rate_per_s if ours and raw else None
     text = f"{workload}, 8 connections: rate over the raw loop's"
@@ -186,8 +186,8 @@ def _all_cores(figures: Figures) -> Iterator[Row]:
 
 
 def _json(figures: Figures) -> Iterator[Row]:
-    yield _rate_over(figures, "mobilenet_v2-json", INFERD, TRITON, 8, 4)
-    yield _rate_over(figures, "mobilenet_v2-json", INFERD, MLSERVER, 8, 6)
+    yield _rate_over(figures, "mobilenet_v2-json", (INFERD, TRITON), 8, 4)
+    yield _rate_over(figures, "mobilenet_v2-json", (INFERD, MLSERVER), 8, 6)
 
 
 def _jpeg(figures: Figures) -> Iterator[Row]:
@@ -207,7 +207,7 @@ def _mqtt(figures: Figures) -> Iterator[Row]:
     ours, echo = (figures.load("fc_mnist", lane, 1) for lane in (MQTT, MQTT_ECHO))
     value = ours.p50_ms - echo.p50_ms if ours and echo else None
     yield Row(f"fc_mnist, 1 request under way: MQTT p50 over {MQTT_ECHO}'s", value, "ms", bound=1.5)
-    yield _rate_over(figures, "fc_mnist", MQTT, MQTT_ECHO, 8, 0.5)
+    yield _rate_over(figures, "fc_mnist", (MQTT, MQTT_ECHO), 8, 0.5)
 
 
 def _memory(figures: Figures) -> Iterator[Row]:
@@ -218,9 +218,9 @@ def _memory(figures: Figures) -> Iterator[Row]:
 
 
 def _rate_over(
-    figures: Figures, workload: str, lane: str, other: str, connections: int, bound: float
+    figures: Figures, workload: str, lanes: tuple[str, str], connections: int, bound: float
 ) -> Row:
-    ours, theirs = (figures.load(workload, each, connections) for each in (lane, other))
+    ours, theirs = (figures.load(workload, each, connections) for each in lanes)
     value = ours.rate_per_s / theirs.rate_per_s if ours and theirs and theirs.rate_per_s else None
-    text = f"{workload}, {connections} connections: {lane}'s rate over {other}'s"
+    text = f"{workload}, {connections} connections: {lanes[0]}'s rate over {lanes[1]}'s"
     return Row(text, value, limit=Limit.AT_LEAST, bound=bound)

@@ -21,7 +21,8 @@ def answer(client: Client, _: object, message: MQTTMessage) -> None:
         return
     properties = Properties(PacketTypes.PUBLISH)
     properties.CorrelationData = asked.CorrelationData
-    client.publish(asked.ResponseTopic, message.payload, qos=message.qos, properties=properties)
+    topic = asked.ResponseTopic
+    client.publish(topic, message.payload, qos=message.qos, properties=properties)
 
 
 def main() -> None:

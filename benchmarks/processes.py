@@ -139,8 +139,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _tail(log: Path) -> str:
+    """The last line that speaks of an error, else the last ones."""
     text = log.read_text(encoding="utf-8", errors="replace")
-    return " ".join(text[-_LOG_TAIL_CHARS:].split())
+    errors = [line for line in text.splitlines() if "error" in line.lower()]
+    return " ".join((errors[-1] if errors else text)[-_LOG_TAIL_CHARS:].split())
 
 
 def _children(pid: int) -> list[int]:

@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from benchmarks.measure import Load, load_from
 from benchmarks.peers.inside.predictor import Predictor, Settings, decode_jpeg
 from benchmarks.workloads import FILE_FORMS, Form, Workload, make_body, with_rows
@@ -31,10 +29,21 @@ _DECODES = 20
 _START_TIMEOUT_S = 60
 
 
+def make_predictor(workload: Workload) -> Predictor:
+    """An interpreter for the workload's requests."""
+    return Predictor(Settings(str(workload.model_file), workload.form.value, workload.rows))
+
+
+def read_body(workload: Workload, predictor: Predictor) -> bytes:
+    """What every server is sent."""
+    source, _ = predictor.describe()
+    return make_body(workload, source.dtype, with_rows(source.dims, workload.rows))
+
+
 def describe(workload: Workload, predictor: Predictor) -> dict[str, object]:
     """The tensors, and what any server must answer."""
     source, sink = predictor.describe()
-    body = make_body(workload, source.dtype, with_rows(source.dims, workload.rows))
+    body = read_body(workload, predictor)
     if workload.form in FILE_FORMS:
         expected = [int(predictor.answer(body)["index"][0])]
     else:
@@ -55,11 +64,11 @@ def decode_ms(workload: Workload, predictor: Predictor) -> float | None:
     return median(seconds) * 1e3
 
 
-def loop(settings: Settings, seconds: float, wait_for_others: Callable[[], object]) -> Load:
+def loop(workload: Workload, seconds: float, wait_for_others: Callable[[], object]) -> Load:
     """Predict again and again in this process, warm."""
-    predictor = Predictor(settings)
+    predictor = make_predictor(workload)
     interpreter, source, sinks = predictor.interpreter, predictor.source, predictor.sinks
-    values = np.zeros(predictor.shape, predictor.dtype)
+    values = predictor.read(read_body(workload, predictor))
     latencies_s: list[float] = []
 
     def call() -> None:
@@ -80,14 +89,15 @@ def loop(settings: Settings, seconds: float, wait_for_others: Callable[[], objec
     return load_from(latencies_s, elapsed, errors=0)
 
 
-def loops(settings: Settings, seconds: float, instances: int) -> Load:
+def loops(workload: Workload, seconds: float) -> Load:
     """So many processes at the same time: the rates added up, the slowest's latencies."""
+    instances = workload.instances
     if instances == 1:
-        return loop(settings, seconds, lambda: None)
+        return loop(workload, seconds, lambda: None)
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(instances, timeout=_START_TIMEOUT_S), context.SimpleQueue()
     processes = [
-        context.Process(target=_one_of, args=(settings, seconds, barrier, results))
+        context.Process(target=_one_of, args=(workload, seconds, barrier, results))
         for _ in range(instances)
     ]
     for process in processes:
@@ -105,9 +115,9 @@ def loops(settings: Settings, seconds: float, instances: int) -> Load:
 
 
 def _one_of(
-    settings: Settings, seconds: float, barrier: Barrier, results: SimpleQueue[Load]
+    workload: Workload, seconds: float, barrier: Barrier, results: SimpleQueue[Load]
 ) -> None:
-    results.put(loop(settings, seconds, barrier.wait))
+    results.put(loop(workload, seconds, barrier.wait))
 
 
 def main() -> int:
@@ -120,12 +130,13 @@ def main() -> int:
     parser.add_argument("--instances", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="measure; else describe")
     options = parser.parse_args()
-    workload = Workload("", options.model, options.form, file=options.file, rows=options.rows)
-    settings = Settings(str(workload.model_file), options.form.value, options.rows)
+    workload = Workload(
+        "", options.model, options.form, options.file, options.rows, options.instances
+    )
     if options.seconds is not None:
-        print(json.dumps(asdict(loops(settings, options.seconds, options.instances))))
+        print(json.dumps(asdict(loops(workload, options.seconds))))
         return 0
-    predictor = Predictor(settings)
+    predictor = make_predictor(workload)
     known = describe(workload, predictor)
     print(json.dumps({**known, "decode_ms": decode_ms(workload, predictor)}))
     return 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import table
 from benchmarks.bounds import Limit, Row
 from benchmarks.machine import Machine
 from benchmarks.measure import Absence, Footprint, Load, Measurement
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BEGIN = "<!-- figures: written by `make bench BENCH_ARGS=--write-docs` -->"
 END = "<!-- end of figures -->"

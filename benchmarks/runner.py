@@ -295,12 +295,13 @@ def _answers(port: int, request: Request) -> bool:
 
 def _raw_arguments(workload: Workload) -> list[str]:
     arguments = [str(workload.model), workload.form.value, "--rows", str(workload.rows)]
+    arguments += ["--instances", str(workload.instances)]
     return [*arguments, "--file", str(workload.file)] if workload.file else arguments
 
 
 def _raw_load(workload: Workload) -> Callable[[int, int], Load]:
-    def load(instances: int, seconds: int) -> Load:
-        more = ("--instances", str(instances), "--seconds", str(seconds))
+    def load(_: int, seconds: int) -> Load:
+        more = ("--seconds", str(seconds))
         return run_load("benchmarks.raw", *_raw_arguments(workload), *more)
 
     return load

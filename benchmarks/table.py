@@ -38,9 +38,9 @@ def footprints(found: Sequence[Footprint]) -> list[list[str]]:
     """Memory and start-up of servers that run alone."""
     head = ["alone", "memory, MB", "processes", "first right answer after, s"]
     rows = [
-        [f"{each.lane}, {each.workload}", f"{each.pss_mb:.0f}", str(each.processes), f"{each.start_s:.2f}"]
+        [each.lane, f"{each.pss_mb:.0f}", str(each.processes), f"{each.start_s:.2f}"]
         for each in found
-    ]  # fmt: skip
+    ]
     return [head, *rows]
 
 

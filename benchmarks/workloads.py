@@ -107,7 +107,7 @@ class Case:
         """The tensor's bytes or the file."""
         return make_body(self.workload, self.source.dtype, self.shape)
 
-    def numbers(self) -> list[float]:
+    def numbers(self) -> list[int] | list[float]:
         """The tensor's numbers, flat."""
         return array(TYPE_CODES[self.source.dtype], self.body()).tolist()
 

@@ -21,9 +21,14 @@ _REASON_CHARS = 300
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The newest release of a package, with the runtime that inferd uses beside it."""
+    """The newest release of a package, with the runtime that inferd uses beside it.
+
+    Attributes:
+        constraints: what else pip must keep to.
+    """
 
     package: str
+    constraints: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -41,7 +46,7 @@ class Environment:
         Raises:
             Unavailable: pip could not; the message has pip's last words.
         """
-        requirements = (self.package, *_RUNTIME)
+        requirements = (self.package, *self.constraints, *_RUNTIME)
         stamp = self.folder / "installed.txt"
         if not stamp.is_file() or stamp.read_text(encoding="utf-8") != "\n".join(requirements):
             print(f"installing {self.package} into {self.folder.relative_to(ROOT)}", flush=True)

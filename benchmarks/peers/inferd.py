@@ -47,7 +47,7 @@ class Inferd:
     def command(self, case: Case, folder: Path, port: int) -> Command:
         """`inferd --config`, with its sockets and state in the folder."""
         workload = case.workload
-        tables = {
+        tables: dict[str, dict[str, object]] = {
             "paths": {"root": str(folder)},
             "http": {"listen": [f"127.0.0.1:{port}"]},
             "device": {"id": DEVICE},

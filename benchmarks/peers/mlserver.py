@@ -30,7 +30,8 @@ class MLServer:
     """See the module."""
 
     name = MLSERVER
-    _environment = Environment("mlserver")
+    # With uvloop 0.22 its worker processes end at once: "There is no current event loop".
+    _environment = Environment("mlserver", ("uvloop<0.22",))
 
     def prepare(self) -> str:
         """Install it."""

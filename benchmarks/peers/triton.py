@@ -71,6 +71,7 @@ class Triton:
         (model / "1").mkdir(parents=True)
         (model / "config.pbtxt").write_text(make_config(case), encoding="utf-8")
         shutil.copy(INSIDE / "triton_model.py", model / "1" / "model.py")
+        shutil.copy(INSIDE / "predictor.py", model / "1")
         server = _server(where)
         argv = (
             str(server / "bin" / "tritonserver"),
@@ -86,7 +87,6 @@ class Triton:
             "LD_LIBRARY_PATH": os.pathsep.join(libraries),
             # Its stub takes the packages of the first python3 on the path.
             "PATH": os.pathsep.join((str(self._environment.python.parent), os.environ["PATH"])),
-            "PYTHONPATH": str(INSIDE),
             "BENCH_PREDICTOR": predictor_settings(case.workload),
         }
         return Command(argv, environment, folder)

@@ -96,6 +96,19 @@ async def test_stop_takes_its_children_with_it():
     os.close(ours)
 
 
+async def test_server_does_not_see_our_secrets(monkeypatch):
+    monkeypatch.setenv("INFERD_MQTT__PASSWORD", "hunter2")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/notify")
+    server = ForkServer()
+    await server.start()
+
+    environment = psutil.Process(server.pid).environ()
+    await server.stop()
+
+    assert "PATH" in environment
+    assert not {"INFERD_MQTT__PASSWORD", "NOTIFY_SOCKET"} & environment.keys()
+
+
 async def test_stop_without_start_does_nothing():
     await ForkServer().stop()
 

@@ -89,6 +89,16 @@ async def test_every_dimension_the_file_leaves_open_may_change(open_pool):
     assert all((answer == 5).all() for answer in answers)
 
 
+async def test_model_that_cannot_take_a_picture_of_one_pixel_is_served(open_pool):
+    bench = await open_pool(models.valid_convolution())
+
+    assert bench.pool.report.signatures[0].inputs[0].shape == (-1, -1, -1, 3)
+    assert (await bench.call(x=np.ones((1, 5, 4, 3), np.float32)))["y"].shape == (1, 3, 2, 1)
+    with pytest.raises(InvokeFailed, match="cannot take inputs of this shape"):
+        await bench.call(x=np.ones((1, 1, 1, 3), np.float32))
+    assert (await bench.call(x=np.ones((2, 3, 3, 3), np.float32)))["y"].tolist() == [[[[27]]]] * 2
+
+
 @pytest.mark.parametrize("shape", [(1, 7), (1, 9), (8,), (1, 8, 1), (0, 8), ()], ids=str)
 async def test_wrong_shape_is_an_error_of_the_call_alone(open_pool, shape):
     bench = await open_pool(models.mlp((8, 4)))

@@ -145,6 +145,20 @@ async def test_pool_without_a_worker_says_why(open_pool):
     assert bench.pool.failure == ""
 
 
+async def test_failed_calls_do_not_make_the_worker_grow(open_pool):
+    bench = await open_pool(models.gather(rows=4))
+    worker = psutil.Process(bench.pool.pids[0])
+    sizes = []
+
+    for _ in range(2):
+        for _ in range(1500):
+            with pytest.raises(InvokeFailed):
+                await bench.call(index=np.array([99], np.int32))
+        sizes.append(worker.memory_info().rss)
+
+    assert sizes[1] - sizes[0] < 300 << 10
+
+
 async def test_call_that_needs_too_much_memory_fails_alone(open_pool):
     bench = await open_pool(models.hog(1, on_call=True), memory_mib=64)
     x = np.ones((1, 1024), np.float32)

@@ -62,7 +62,7 @@ class Predictor:
         interpreter.allocate_tensors()
         self.dtype = np.dtype(details["dtype"])
         self.sinks = [each["index"] for each in interpreter.get_output_details()]
-        self._decode = decode_wav if settings.form == "wav" else decode_jpeg
+        self._decode = {"jpeg": decode_jpeg, "wav": decode_wav}.get(settings.form)
 
     def predict(self, values: np.ndarray) -> np.ndarray:
         """The first output, of values of the input's shape."""
@@ -70,9 +70,15 @@ class Predictor:
         self.interpreter.invoke()
         return self.interpreter.get_tensor(self.sinks[0])
 
+    def read(self, body: bytes) -> np.ndarray:
+        """The input, from its bytes or from a file."""
+        if self._decode is not None:
+            return self._decode(body, self.shape)
+        return np.frombuffer(body, self.dtype).reshape(self.shape)
+
     def predict_bytes(self, body: bytes) -> np.ndarray:
-        """The first output, of an input's bytes."""
-        return self.predict(np.frombuffer(body, self.dtype).reshape(self.shape))
+        """The first output, of an input's bytes or a file."""
+        return self.predict(self.read(body))
 
     def answer(self, file: bytes) -> dict[str, np.ndarray]:
         """What is in a picture or sound, best first.
@@ -80,7 +86,7 @@ class Predictor:
         Returns:
             `index` (int32) and `score` (float32), flat; of a detector also `box`, float32 (n, 4).
         """
-        first = self.predict(self._decode(file, self.shape))
+        first = self.predict_bytes(file)
         if len(self.sinks) > 1:
             return self._detections(first)
         scores = first.reshape(-1)

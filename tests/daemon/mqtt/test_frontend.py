@@ -6,6 +6,7 @@ import json
 import signal
 
 import pytest
+import requests
 from support.daemon import daemon_process, free_port
 from support.eventually import eventually
 from support.mosquitto import Broker, running_broker
@@ -160,6 +161,43 @@ async def test_results_that_wait_outlive_the_daemon(broker, start_front_end):
     answers = [(await client.anext()).json for _ in range(5)]
     assert [answer["id"] for answer in answers] == ["0", "1", "2", "3", "4"]
     client.close()
+
+
+async def test_results_that_wait_outlive_kill_9(broker, demo_model, tmp_path):
+    client = TestClient(broker.port)
+    client.subscribe("inferd/box-9/#")
+    port = free_port()
+
+    def start():
+        return daemon_process(
+            [demo_model],
+            root=tmp_path,
+            port=port,
+            mqtt={"url": broker.url},
+            device={"id": "box-9"},
+        )
+
+    def status():
+        return requests.get(f"http://127.0.0.1:{port}/api/status", timeout=5).json()["mqtt"]
+
+    with start() as daemon:
+        await _until(client, "inferd/box-9/availability", b"online")
+        with paused_workers():
+            for number in range(5):
+                client.publish("inferd/box-9/models/fashion/predict", _numbered(number))
+            await eventually(lambda: status()["requests_running"] == 5)
+            await asyncio.to_thread(broker.stop)
+        await eventually(lambda: status()["outbox_messages"] == 5)
+        daemon.process.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(broker.start)
+    with start():
+        answers = []
+        while len(answers) < 5:
+            message = await client.anext()
+            answers += [message.json["id"]] if message.topic.endswith("/result") else []
+    client.close()
+
+    assert answers == ["0", "1", "2", "3", "4"]
 
 
 async def test_requests_under_way_are_answered_before_the_end(
