@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from accelerators.backoff import Backoff
+from accelerators.backoff import LONGEST_AFTER_SERVING_S, Backoff
 from accelerators.base import Isolation
 from accelerators.calls import DeathReason
 from accelerators.errors import LoadStage, ModelRefused
@@ -262,7 +262,7 @@ class WorkerPool:
 
     async def _replace(self, worker: Worker, loss: Loss, backoff: Backoff, born: float) -> Worker:
         """Another worker for one that was lost, however long it takes."""
-        delay_s = backoff.delay_s(time.monotonic() - born)
+        delay_s = _delay_s(loss, backoff, time.monotonic() - born)
         self._failure = f"its worker was {loss.detail} and is being restarted"
         self._on_event(WorkerEvent(worker.pid, loss.reason, loss.detail, delay_s))
         if loss.final:
@@ -313,3 +313,13 @@ class WorkerPool:
     def _dismiss(self, worker: Worker) -> None:
         if worker in self._ready:
             self._ready.remove(worker)
+
+
+def _delay_s(loss: Loss, backoff: Backoff, lived_s: float) -> float:
+    """Seconds before a worker that had loaded is replaced.
+
+    A hang has taken its whole time limit: that is brake enough, and clients are waiting.
+    """
+    if loss.reason is DeathReason.TIMEOUT:
+        return 0.0
+    return backoff.delay_s(lived_s, longest_s=LONGEST_AFTER_SERVING_S)

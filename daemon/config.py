@@ -252,7 +252,7 @@ class DefaultsTable(Table):
 class MediaTable(Table):
     """`[media]`: bounds of pictures and sounds."""
 
-    max_pixels: Annotated[int, Field(ge=1, le=2**31)] = 50_000_000
+    max_pixels: Annotated[int, Field(ge=1, le=2**31)] = 25_000_000
     max_audio_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
 

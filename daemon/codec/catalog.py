@@ -64,6 +64,7 @@ def _describe_version(version: VersionStatus) -> dict[str, object]:
         "memory_bytes": report.memory_bytes,
         "runtime": report.runtime,
         "digest": report.digest,
+        "notes": list(report.notes),
     }
     if report.degraded:
         document["degraded_reason"] = report.degraded_reason

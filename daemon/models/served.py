@@ -246,7 +246,7 @@ class ServedVersion:
             version=self.version,
             state=state,
             reason=reason,
-            report=target.report if target else None,
+            report=self._pool.report if target else None,
             profile=target.profile if target else None,
         )
 

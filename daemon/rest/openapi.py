@@ -449,6 +449,7 @@ def _state_schemas() -> Document:
             "memory_bytes": _COUNT,
             "runtime": _STRING,
             "digest": _STRING,
+            "notes": _list(_STRING),
             "degraded_reason": _STRING,
         },
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import tflite_builder as models
 
 from accelerators import registry
-from accelerators.backoff import Backoff
+from accelerators.backoff import LONGEST_AFTER_SERVING_S, Backoff
 from accelerators.errors import ModelRefused
 from accelerators.flatbuffer import Buffer, DamagedFile
 from accelerators.interpreter import cut_names, shorten_text
@@ -119,6 +119,14 @@ def test_quick_deaths_are_answered_ever_more_slowly_up_to_a_bound():
     assert delays[0] < delays[1] < delays[2] < delays[4]
     assert all(delay <= 12 for delay in delays)
     assert all(delay >= 8 for delay in delays[-10:])
+
+
+def test_who_had_served_is_back_within_two_seconds_however_often_it_dies():
+    backoff = Backoff()
+
+    delays = [backoff.delay_s(lived_s=0.1, longest_s=LONGEST_AFTER_SERVING_S) for _ in range(50)]
+
+    assert max(delays) < 1.5
 
 
 def test_healthy_life_is_forgiven():

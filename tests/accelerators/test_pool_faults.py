@@ -132,6 +132,17 @@ async def test_deaths_in_quick_succession_are_answered_more_slowly(open_pool):
     assert 0 < delays[1] < delays[2]
 
 
+async def test_worker_that_hung_is_replaced_at_once_every_time(open_pool):
+    bench = await open_pool(models.hangs_while_at_most(0.0), call_timeout_s=0.1)
+
+    for count in (1, 2, 3, 4):
+        with pytest.raises(CallTimedOut):
+            await bench.call(x=HANG)
+        await bench.until(lambda n=count: len(bench.events) == n and bench.pool.alive == 1)
+
+    assert [event.retry_in_s for event in bench.events] == [0, 0, 0, 0]
+
+
 async def test_pool_without_a_worker_says_why(open_pool):
     bench = await open_pool(models.scale())
     seen = []
