@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from accelerators.errors import AcceleratorError
 from daemon.app import serve
 from daemon.configfiles import DEFAULT_CONFIG, read_config
 from daemon.errors import ConfigError
@@ -54,7 +55,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(config, reload=lambda: read_config(options.config, os.environ)))
-    except OSError as error:
+    except ConfigError as error:
+        _log.error("cannot start error=%s", error)
+        return EXIT_CONFIG
+    except (OSError, AcceleratorError) as error:
         _log.error("cannot start error=%s", error)
         return EXIT_FAILED
     return 0

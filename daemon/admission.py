@@ -3,8 +3,8 @@
 Rules of entry, checked in this order:
 1. A request whose deadline has passed is not begun.
 2. At most `limit` requests wait or run for one version; one more is refused at once.
-3. A request that would still be waiting at its deadline, going by how long requests have taken
-   lately, is refused at once rather than answered too late.
+3. A request that would have to wait and then miss its deadline, going by how long decoding and
+   invocations have taken lately, is refused at once rather than answered too late.
 
 Not checked: fairness between clients. A queue is short (its bound times the model's latency), so a
 client that floods it is refused as often as the others.
@@ -30,21 +30,48 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Rows per shared invocation. Few sizes, since the runtime plans its memory anew for each."""
 
 
+class Stage:
+    """One station on a request's way: how many it serves side by side, and how long each takes."""
+
+    __slots__ = ("_parallel", "mean_s")
+
+    def __init__(self, parallel: int) -> None:
+        self._parallel = parallel
+        self.mean_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Learn how long one request kept one of its places busy."""
+        if self.mean_s == 0.0:
+            self.mean_s = seconds
+            return
+        self.mean_s += _SMOOTHING * (seconds - self.mean_s)
+
+    def wait_s(self, before: int) -> float:
+        """How long a request waits that finds so many before it; 0 while a place is free."""
+        return max(0, before - self._parallel + 1) * self.mean_s / self._parallel
+
+
 class Gate:
-    """The places of one version's queue."""
+    """The places of one version's queue.
 
-    __slots__ = ("_limit", "_mean_service_s", "_parallel", "pending")
+    Attributes:
+        pending: requests inside.
+        decoding, invoking: the stages whose times it goes by; both learn from `observe`.
+    """
 
-    def __init__(self, *, limit: int, parallel: int) -> None:
+    __slots__ = ("_limit", "decoding", "invoking", "pending")
+
+    def __init__(self, *, limit: int, decoders: int, workers: int) -> None:
         """All free.
 
         Args:
             limit: requests that may be inside, at least 1.
-            parallel: invocations that run side by side, at least 1.
+            decoders: pictures or sounds decoded side by side, at least 1.
+            workers: invocations that run side by side, at least 1.
         """
         self._limit = limit
-        self._parallel = parallel
-        self._mean_service_s = 0.0
+        self.decoding = Stage(decoders)
+        self.invoking = Stage(workers)
         self.pending = 0
 
     def enter(self, *, now: float, deadline: float) -> None:
@@ -62,7 +89,8 @@ class Gate:
                 reason=RefusalReason.QUEUE_FULL,
                 retry_after_s=self._retry_after_s(),
             )
-        if now + self.expected_wait_s > deadline:
+        wait_s = self.expected_wait_s
+        if wait_s and now + wait_s + self.decoding.mean_s + self.invoking.mean_s > deadline:
             raise Overloaded(
                 "the request would pass its deadline while it waits",
                 reason=RefusalReason.DEADLINE,
@@ -74,18 +102,10 @@ class Gate:
         """Give the place back."""
         self.pending -= 1
 
-    def observe(self, service_s: float) -> None:
-        """Learn how long one request kept a worker busy, in seconds."""
-        if self._mean_service_s == 0.0:
-            self._mean_service_s = service_s
-            return
-        self._mean_service_s += _SMOOTHING * (service_s - self._mean_service_s)
-
     @property
     def expected_wait_s(self) -> float:
-        """How long one more request would wait for its turn, in seconds."""
-        waiting = max(0, self.pending - self._parallel + 1)
-        return waiting * self._mean_service_s / self._parallel
+        """How long one more request would wait for the slower stage, in seconds."""
+        return max(self.decoding.wait_s(self.pending), self.invoking.wait_s(self.pending))
 
     def _retry_after_s(self) -> int:
         return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self.expected_wait_s)))

@@ -1,11 +1,14 @@
 """Builds the daemon from its parts and runs it: start, ready, drain, stop.
 
 The order of the calls is the life of the process:
-1. HTTP first, so that /healthz and /readyz answer while models load.
-2. The fork server and the models.
-3. MQTT, once the models are settled: a request taken from the broker must find its model.
-4. READY to systemd, then wait for a signal.
-5. Front ends stop taking requests and finish those under way; then models, then the fork server.
+1. Signals are ours from the first moment.
+2. HTTP, so that /healthz and /readyz answer while models load.
+3. The fork server and the models.
+4. MQTT, once the models are settled or `_SETTLE_S` have passed: a request taken from the broker
+   should find its model, and one model that hangs while it loads must not hold up the others.
+5. READY to systemd, then wait for a signal.
+6. Front ends stop taking requests and finish those under way; then models, then the fork server.
+   All of it together has `life.drain_timeout_s`.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -40,6 +45,12 @@ if TYPE_CHECKING:
     from daemon.config import Config
 
 _log = logging.getLogger(f"inferd.{__name__}")
+
+_SETTLE_S = 10.0
+"""Longer than good models take to load on a small box, far below systemd's 90 s to be ready."""
+
+_DESCRIPTORS = 65536
+"""One for each connection and five for each worker; far above what any configuration needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,46 +89,110 @@ async def serve(
 
     Raises:
         OSError: an address cannot be listened on.
+        ConfigError: the network could reach an address, and that was not allowed.
+        AcceleratorError: no fork server can be had.
     """
     environment = os.environ if environment is None else environment
-    stopping = asyncio.Event()
-    notifier = Notifier(environment)
-    async with AsyncExitStack() as life:
-        running, mqtt = await _assemble(config, life, stopping.set)
-        life.callback(notifier.stopping)
+    life = _Life(config, Notifier(environment), reload)
+    async with AsyncExitStack() as stack:
         if handle_signals:
-            _own_signals(life, stopping, running.registry, reload, notifier)
+            life.own_signals(stack)
+        _raise_descriptor_limit()
+        running, mqtt = await _assemble(config, stack, life)
+        stack.callback(life.notifier.stopping)
+        life.registry = running.registry
         if on_listening is not None:
             on_listening(running)
-        started = asyncio.create_task(_bring_up(running, mqtt), name="bring-up")
-        life.push_async_callback(_cancel, started)
-        stop_wait = asyncio.create_task(stopping.wait(), name="stop-wait")
-        life.push_async_callback(_cancel, stop_wait)
-        await asyncio.wait({started, stop_wait}, return_when=asyncio.FIRST_COMPLETED)
-        if stopping.is_set():
-            return
-        started.result()
-        notifier.ready(f"{len(running.service.models())} models")
-        if on_ready is not None:
-            on_ready(running)
-        interval_s = watchdog_interval_s(environment, os.getpid())
-        if interval_s is not None:
-            watchdog = asyncio.create_task(_feed(notifier, interval_s / 2), name="watchdog")
-            life.push_async_callback(_cancel, watchdog)
-        await stop_wait
+        async with asyncio.TaskGroup() as tasks:
+            bringing_up = _bring_up(running, mqtt, life, on_ready)
+            work = [tasks.create_task(bringing_up, name="bring-up")]
+            interval_s = watchdog_interval_s(environment, os.getpid())
+            if interval_s is not None:
+                feeding = _feed(life.notifier, interval_s / 2)
+                work.append(tasks.create_task(feeding, name="watchdog"))
+            await life.stopping.wait()
+            for task in work:
+                task.cancel()
         _log.info("stopping drain_timeout_s=%.1f", config.life.drain_timeout_s)
+        life.begin_drain()
+
+
+class _Life:
+    """What signals do: stop, and read the configuration anew."""
+
+    def __init__(
+        self, config: Config, notifier: Notifier, reload: Callable[[], Config] | None
+    ) -> None:
+        self.notifier = notifier
+        self.stopping = asyncio.Event()
+        self.registry: ModelRegistry | None = None
+        self._drain_s = config.life.drain_timeout_s
+        self._drained_at = 0.0
+        self._was_ready = False
+        self._read = reload
+        self._reloads = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def own_signals(self, stack: AsyncExitStack) -> None:
+        """Take SIGTERM, SIGINT and SIGHUP until the very end."""
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self.stopping.set,
+            signal.SIGINT: self.stopping.set,
+            signal.SIGHUP: self._on_hangup,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+            stack.callback(loop.remove_signal_handler, number)
+
+    def is_ready(self, status: str) -> None:
+        """The start is over."""
+        self._was_ready = True
+        self.notifier.ready(status)
+
+    def begin_drain(self) -> None:
+        """From now on the drain time runs, once for everything."""
+        self._drained_at = time.monotonic() + self._drain_s
+
+    @property
+    def grace_s(self) -> float:
+        """What is left of the drain time."""
+        return max(0.0, self._drained_at - time.monotonic())
+
+    def _on_hangup(self) -> None:
+        if self._read is None or self.registry is None or self.stopping.is_set():
+            return
+        task = asyncio.create_task(self._reload(self._read, self.registry), name="reload")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self, read: Callable[[], Config], registry: ModelRegistry) -> None:
+        """Models and defaults change at once, the rest at the next start."""
+        async with self._reloads:
+            self.notifier.reloading()
+            try:
+                config = await asyncio.to_thread(read)
+                logging.getLogger("inferd").setLevel(config.logs.level.upper())
+                await registry.reconfigure(config)
+                _log.info("configuration reloaded; [http] and [mqtt] change at the next start")
+            except ConfigError as error:
+                for problem in error.problems:
+                    _log.error("configuration not reloaded problem=%s", problem)
+            finally:
+                if self._was_ready:
+                    self.notifier.ready()
 
 
 async def _assemble(
-    config: Config, life: AsyncExitStack, stop: Callable[[], None]
+    config: Config, stack: AsyncExitStack, life: _Life
 ) -> tuple[Running, MqttFrontEnd | None]:
-    """Build every object; HTTP listens when this returns. `life` undoes it in reverse order."""
+    """Build every object; HTTP listens when this returns. `stack` undoes it in reverse order."""
     metrics = Metrics(CollectorRegistry())
     forkserver = ForkServer()
-    life.push_async_callback(forkserver.stop)
+    stack.push_async_callback(forkserver.stop)
     registry = ModelRegistry(config, forkserver=forkserver, metrics=metrics)
-    life.push_async_callback(registry.stop)
-    media_executor = life.enter_context(
+    stack.push_async_callback(_stop_registry, registry, life)
+    media_executor = stack.enter_context(
         ThreadPoolExecutor(config.media.decode_threads, thread_name_prefix="media")
     )
     service = InferenceService(
@@ -140,15 +215,23 @@ async def _assemble(
             status=lambda: {"mqtt": mqtt.status() if mqtt else {"enabled": False}},
         )
     )
-    unix_socket = config.run_dir / "inferd.sock" if config.http.unix_socket else None
-    addresses = await http.start(unix_socket)
-    grace_s = config.life.drain_timeout_s
-    life.push_async_callback(http.stop, grace_s)
+    addresses = await http.start(config.socket_path if config.http.unix_socket else None)
+    stack.push_async_callback(_stop_front_end, http, life)
     if mqtt is not None:
-        life.push_async_callback(mqtt.stop, grace_s)
-    running = Running(addresses=addresses, service=service, registry=registry, stop=stop)
+        stack.push_async_callback(_stop_front_end, mqtt, life)
+    running = Running(
+        addresses=addresses, service=service, registry=registry, stop=life.stopping.set
+    )
     await forkserver.start()
     return running, mqtt
+
+
+async def _stop_front_end(front_end: HttpServer | MqttFrontEnd, life: _Life) -> None:
+    await front_end.stop(life.grace_s)
+
+
+async def _stop_registry(registry: ModelRegistry, life: _Life) -> None:
+    await registry.stop(life.grace_s)
 
 
 def _build_mqtt(
@@ -165,52 +248,23 @@ def _build_mqtt(
     )
 
 
-async def _bring_up(running: Running, mqtt: MqttFrontEnd | None) -> None:
+async def _bring_up(
+    running: Running,
+    mqtt: MqttFrontEnd | None,
+    life: _Life,
+    on_ready: Callable[[Running], None] | None,
+) -> None:
     await running.registry.start()
-    await running.registry.settled()
+    try:
+        await asyncio.wait_for(running.registry.settled(), _SETTLE_S)
+    except TimeoutError:
+        _log.warning("models are still being loaded after seconds=%.0f", _SETTLE_S)
     if mqtt is not None:
         await mqtt.start()
-
-
-def _own_signals(
-    life: AsyncExitStack,
-    stopping: asyncio.Event,
-    registry: ModelRegistry,
-    reload: Callable[[], Config] | None,
-    notifier: Notifier,
-) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-        life.callback(loop.remove_signal_handler, number)
-    if reload is None:
-        return
-    reloads: set[asyncio.Task[None]] = set()
-
-    def on_hangup() -> None:
-        task = asyncio.create_task(_reload(registry, reload, notifier), name="reload")
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    life.callback(loop.remove_signal_handler, signal.SIGHUP)
-
-
-async def _reload(
-    registry: ModelRegistry, reload: Callable[[], Config], notifier: Notifier
-) -> None:
-    """SIGHUP: models and defaults change at once, the rest at the next start."""
-    notifier.reloading()
-    try:
-        config = await asyncio.to_thread(reload)
-        logging.getLogger("inferd").setLevel(config.logs.level.upper())
-        await registry.reconfigure(config)
-        _log.info("configuration reloaded; [http], [mqtt] and [paths] change at the next start")
-    except ConfigError as error:
-        for problem in error.problems:
-            _log.error("configuration not reloaded problem=%s", problem)
-    finally:
-        notifier.ready()
+    life.is_ready(f"{len(running.service.models())} models")
+    await running.registry.settled()
+    if on_ready is not None:
+        on_ready(running)
 
 
 async def _feed(notifier: Notifier, interval_s: float) -> None:
@@ -220,6 +274,9 @@ async def _feed(notifier: Notifier, interval_s: float) -> None:
         await asyncio.sleep(interval_s)
 
 
-async def _cancel(task: asyncio.Task[object]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+def _raise_descriptor_limit() -> None:
+    """Take the descriptors that may be had: the usual soft limit is short of what is configured."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,14 +48,12 @@ class Answer:
     Attributes:
         outputs: by name; this request's own rows.
         queue_s, invoke_s: seconds it waited, and seconds inside the runtime.
-        overhead_s: seconds the worker spent on it besides: copies in and out.
         batch_rows: rows of the invocation it was part of.
     """
 
     outputs: Mapping[str, Array]
     queue_s: float
     invoke_s: float
-    overhead_s: float
     batch_rows: int
 
 
@@ -111,14 +109,16 @@ class Dispatcher:
         self._max_delay_s = max_delay_s
         self._retry = retry
         self._on_batch = on_batch
-        self._queue: deque[_Job] = deque()
+        # In order of arrival; by future, so that one whose client left is taken out at once.
+        self._queue: OrderedDict[asyncio.Future[Answer], _Job] = OrderedDict()
+        self._calls: dict[asyncio.Future[CallResult], list[_Job]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     def submit(
         self, signature: str, inputs: Mapping[str, Array], *, rows: int, shareable: bool
     ) -> asyncio.Future[Answer]:
-        """Queue one request. Cancelling the future takes it out again.
+        """Queue one request. Whoever gives the future up tells `withdraw`.
 
         Args:
             signature: a name the model has.
@@ -136,34 +136,43 @@ class Dispatcher:
         if shareable and self._max_rows > rows:
             key = tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
         job = _Job(signature, inputs, rows, key, future)
-        self._queue.append(job)
+        self._queue[future] = job
         self.pump()
         return future
+
+    def withdraw(self, future: asyncio.Future[Answer]) -> None:
+        """Nobody waits for this request any more: let its place and its tensors go.
+
+        An invocation that nobody waits for is given up too; what becomes of it is the pool's.
+        """
+        future.cancel()
+        if self._queue.pop(future, None) is not None:
+            return
+        for call, jobs in self._calls.items():
+            if all(job.future.done() for job in jobs) and not call.done():
+                call.cancel()
 
     def pump(self) -> None:
         """Hand out what can be handed out now."""
         while self._queue and self._pool.free_slots > 0:
-            head = self._queue[0]
-            if head.future.done():
-                self._queue.popleft()
-                continue
+            head = next(iter(self._queue.values()))
             if self._may_wait(head):
                 return
-            self._send(self._take())
+            self._send(self._take(head))
 
     def fail_all(self, error: Exception) -> None:
         """Give every waiting request this error."""
         while self._queue:
-            job = self._queue.popleft()
-            if not job.future.done():
-                job.future.set_exception(error)
+            future, _ = self._queue.popitem(last=False)
+            if not future.done():
+                future.set_exception(error)
 
     def _may_wait(self, head: _Job) -> bool:
         """Whether the first request should wait for company; sets the timer that ends the wait."""
         if self._max_delay_s <= 0 or head.key is None or head.alone:
             return False
         due_in = head.enqueued_at + self._max_delay_s - time.monotonic()
-        if due_in <= 0 or sum(job.rows for job in self._queue) >= self._max_rows:
+        if due_in <= 0 or sum(job.rows for job in self._queue.values()) >= self._max_rows:
             return False
         if self._timer is None:
             self._timer = self._loop.call_later(due_in, self._on_timer)
@@ -173,24 +182,25 @@ class Dispatcher:
         self._timer = None
         self.pump()
 
-    def _take(self) -> list[_Job]:
+    def _take(self, head: _Job) -> list[_Job]:
         """The first waiting request and those behind it that share its invocation."""
-        head = self._queue.popleft()
-        if head.key is None or head.alone or not self._queue:
-            return [head]
         company = [head]
-        rows = head.rows
-        for job in self._queue:
+        if head.key is not None and not head.alone and len(self._queue) > 1:
+            company = self._company(head)
+        for job in company:
+            del self._queue[job.future]
+        return company
+
+    def _company(self, head: _Job) -> list[_Job]:
+        company: list[_Job] = []
+        rows = 0
+        for job in self._queue.values():
             if len(company) == _MAX_LOOKAHEAD or rows >= self._max_rows:
                 break
-            if job.key == head.key and not job.alone and not job.future.done():
+            if job.key == head.key and not job.alone:
                 company.append(job)
                 rows += job.rows
-        taken = company[: choose_batch([job.rows for job in company], self._max_rows)]
-        if len(taken) > 1:
-            chosen = set(map(id, taken))
-            self._queue = deque(job for job in self._queue if id(job) not in chosen)
-        return taken
+        return company[: choose_batch([job.rows for job in company], self._max_rows)]
 
     def _send(self, jobs: list[_Job]) -> None:
         first = jobs[0]
@@ -200,11 +210,12 @@ class Dispatcher:
                 name: np.concatenate([job.inputs[name] for job in jobs]) for name in first.inputs
             }
         call = self._pool.call(first.signature, inputs)
-        call.add_done_callback(lambda done: self._finish(jobs, done))
+        self._calls[call] = jobs
+        call.add_done_callback(self._finish)
 
-    def _finish(self, jobs: list[_Job], call: asyncio.Future[CallResult]) -> None:
-        if call.cancelled():
-            self._settle(jobs, WorkerLost("the call was cancelled", started=False))
+    def _finish(self, call: asyncio.Future[CallResult]) -> None:
+        jobs = self._calls.pop(call)
+        if call.cancelled():  # by `withdraw`: nobody waits for it
             return
         error = call.exception()
         if error is None:
@@ -219,7 +230,6 @@ class Dispatcher:
 
     def _deliver(self, jobs: list[_Job], result: CallResult) -> None:
         rows = sum(job.rows for job in jobs)
-        overhead_s = result.finished_at - result.started_at - result.invoke_s
         self._on_batch(rows, result)
         start = 0
         for job in jobs:
@@ -230,12 +240,12 @@ class Dispatcher:
                 start = end
             if not job.future.done():
                 queue_s = max(0.0, result.started_at - job.enqueued_at)
-                job.future.set_result(Answer(outputs, queue_s, result.invoke_s, overhead_s, rows))
+                job.future.set_result(Answer(outputs, queue_s, result.invoke_s, rows))
 
     def _settle(self, jobs: list[_Job], error: AcceleratorError) -> None:
         """Apply the rules above to requests whose invocation failed."""
         not_begun = isinstance(error, WorkerLost) and not error.started
-        again: list[_Job] = []
+        again: list[_Job] = []  # goes to the front of the queue, in its order
         for job in jobs:
             if job.future.done():
                 continue
@@ -250,7 +260,9 @@ class Dispatcher:
                 again.append(job)
             else:
                 job.future.set_exception(_final_error(error))
-        self._queue.extendleft(reversed(again))
+        for job in reversed(again):
+            self._queue[job.future] = job
+            self._queue.move_to_end(job.future, last=False)
 
     def _may_retry(self, job: _Job, error: AcceleratorError) -> bool:
         if isinstance(error, (InvokeFailed, CallTimedOut)):

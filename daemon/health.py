@@ -11,21 +11,31 @@ if TYPE_CHECKING:
 
 
 def judge_readiness(models: Iterable[ModelStatus]) -> Readiness:
-    """Ready when every wanted model has a version that answers."""
-    reasons = {
-        model.name: _why_not(model) for model in models if model.wanted and not _answers(model)
-    }
-    return Readiness(ready=not reasons, reasons=reasons)
+    """Ready when every wanted model answers, in each version that the configuration names."""
+    wanted = [model for model in models if model.wanted]
+    reasons = {model.name: reason for model in wanted if (reason := _complaint(model))}
+    return Readiness(ready=all(map(_answers, wanted)), reasons=reasons)
 
 
 def _answers(model: ModelStatus) -> bool:
-    return any(version.state is VersionState.READY for version in model.versions)
+    return bool(_ready(model)) and _ready(model).issuperset(model.required)
 
 
-def _why_not(model: ModelStatus) -> str:
+def _ready(model: ModelStatus) -> set[int]:
+    return {v.version for v in model.versions if v.state is VersionState.READY}
+
+
+def _complaint(model: ModelStatus) -> str:
+    """Why not all of it answers; "" when it does. A version on its way matters if none answers."""
+    for version in model.versions:
+        if version.state is VersionState.UNAVAILABLE:
+            return f"version {version.version}: {version.reason}"
+    if _answers(model):
+        return ""
     for version in model.versions:
         if version.state is VersionState.LOADING:
             return f"version {version.version} is being loaded"
-        if version.reason:
-            return f"version {version.version}: {version.reason}"
+    missing = sorted(set(model.required) - _ready(model))
+    if missing:
+        return f"not found: version {', '.join(map(str, missing))}"
     return "no version of it was found"

@@ -14,10 +14,11 @@ from daemon.errors import (
     Overloaded,
     SignatureNotFound,
     UnsupportedMedia,
+    shorten,
 )
 from daemon.health import judge_readiness
 from daemon.pipeline.meaning import interpret
-from daemon.pipeline.media import MediaLimits, prepare
+from daemon.pipeline.media import MediaLimits, PreparedMedia, prepare
 from daemon.pipeline.profiles import InputKind, OutputKind
 from daemon.tensors import Meaning, Media, MediaBatch, PredictResult, Timing
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from daemon.models.served import ServedVersion, Target
     from daemon.models.status import ModelStatus, Readiness, VersionStatistics
     from daemon.pipeline.images import Placement
+    from daemon.pipeline.profiles import ModelProfile
     from daemon.tensors import PredictRequest
 
 
@@ -191,20 +193,21 @@ class InferenceService:
         answer = await self._run(
             target, signature, request.deadline, inputs, rows=rows, shareable=shareable
         )
-        ran = time.monotonic()
 
         meaning: tuple[Meaning, ...] = ()
         if request.want_meaning and is_default:
             meaning = await self._interpret(target, request, answer.outputs, rows, placements)
         finished = time.monotonic()
+        total_s = finished - started
+        preprocess_s = prepared - started
         timing = Timing(
             queue=answer.queue_s,
-            preprocess=prepared - started,
+            preprocess=preprocess_s,
             invoke=answer.invoke_s,
-            postprocess=finished - ran,
-            total=finished - started,
+            postprocess=max(0.0, total_s - preprocess_s - answer.queue_s - answer.invoke_s),
+            total=total_s,
         )
-        self._record(target, timing, answer, rows)
+        self._record(target, timing, rows)
         want_outputs = request.want_outputs or not meaning
         return PredictResult(
             model=target.model,
@@ -234,12 +237,13 @@ class InferenceService:
         items = (inputs.data,) if isinstance(inputs, Media) else inputs.items
         if profile.input is None:
             raise RuntimeError("a profile that takes media names its input")
-        work = functools.partial(prepare, profile, items, limits=self._media_limits)
+        work = functools.partial(_prepare_timed, profile, items, self._media_limits)
         try:
             async with asyncio.timeout_at(request.deadline):
-                media = await self._loop.run_in_executor(self._media_executor, work)
+                media, seconds = await self._loop.run_in_executor(self._media_executor, work)
         except TimeoutError:
             _raise_late()
+        target.gate.decoding.observe(seconds)
         return {profile.input.name: media.rows}, media.placements
 
     async def _run(
@@ -256,6 +260,9 @@ class InferenceService:
         timer = self._loop.call_at(deadline, _expire, future)
         try:
             return await future
+        except BaseException:
+            target.dispatcher.withdraw(future)
+            raise
         finally:
             timer.cancel()
 
@@ -280,18 +287,27 @@ class InferenceService:
             return await self._loop.run_in_executor(self._media_executor, work)
         return work()
 
-    def _record(self, target: Target, timing: Timing, answer: Answer, rows: int) -> None:
+    def _record(self, target: Target, timing: Timing, rows: int) -> None:
         target.counters.add_success(
             rows,
             timing.total,
             queue_s=timing.queue,
             input_s=timing.preprocess,
             infer_s=timing.invoke,
-            output_s=timing.postprocess + answer.overhead_s,
+            output_s=timing.postprocess,
         )
         self._metrics.stages(
             target.model, timing.queue, timing.preprocess, timing.invoke, timing.postprocess
         )
+
+
+def _prepare_timed(
+    profile: ModelProfile, items: Sequence[bytes], limits: MediaLimits
+) -> tuple[PreparedMedia, float]:
+    """Decode in a thread; gives the seconds it took there, without the wait for the thread."""
+    began = time.monotonic()
+    media = prepare(profile, items, limits=limits)
+    return media, time.monotonic() - began
 
 
 def _count_rows(signature: SignatureSpec, max_batch: int, inputs: Mapping[str, Array]) -> int:
@@ -309,7 +325,9 @@ def _wanted_outputs(signature: SignatureSpec, wanted: tuple[str, ...] | None) ->
         return known
     for name in wanted:
         if name not in known:
-            raise BadTensor(f"unexpected inference output '{name}'; the model has: {known}")
+            raise BadTensor(
+                f"unexpected inference output '{shorten(name)}'; the model has: {', '.join(known)}"
+            )
     return wanted
 
 

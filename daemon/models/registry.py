@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from daemon.errors import LabelNotFound, ModelNotFound, ModelUnavailable, VersionNotFound
@@ -47,7 +48,7 @@ class _Model:
         self.unloaded = False
         self.answering: dict[int, ServedVersion] = {}
         self.candidates: dict[int, ServedVersion] = {}
-        self.retiring: dict[int, ServedVersion] = {}
+        self.retiring: set[ServedVersion] = set()
         self.default: ServedVersion | None = None
 
     @property
@@ -80,6 +81,15 @@ class _Model:
             and candidate.found.stamp == found.stamp
         )
 
+    @property
+    def all_served(self) -> tuple[ServedVersion, ...]:
+        """Everything that may have workers."""
+        return (*self.answering.values(), *self.candidates.values(), *self.retiring)
+
+    def draining(self, version: int) -> ServedVersion | None:
+        """The one of that number that finishes its last requests."""
+        return next((served for served in self.retiring if served.version == version), None)
+
     def refresh_default(self) -> None:
         newest = default_version(self.answering)
         self.default = None if newest is None else self.answering[newest]
@@ -102,7 +112,11 @@ class _Model:
 
     def status(self) -> ModelStatus:
         versions: dict[int, VersionStatus] = {}
-        for served in self.retiring.values():
+        if self.unloaded:
+            versions = {
+                number: _unavailable(number, self.reason) for number in _numbers(self.found)
+            }
+        for served in self.retiring:
             versions[served.version] = served.status
         for served in self.candidates.values():
             versions[served.version] = served.status
@@ -110,9 +124,7 @@ class _Model:
             versions[served.version] = self._answering_status(served)
         newest_first = tuple(versions[number] for number in sorted(versions, reverse=True))
         if not newest_first and self.found.problem:
-            newest_first = (
-                VersionStatus(version=1, state=VersionState.UNAVAILABLE, reason=self.found.problem),
-            )
+            newest_first = (_unavailable(1, self.found.problem),)
         description = self.default.found.tables.model.description if self.default else None
         if not description and self.default and self.default.target:
             description = self.default.target.report.metadata.description
@@ -122,19 +134,27 @@ class _Model:
             labels=labels_of(self.answering, self.found.entry),
             description=description or "",
             wanted=not self.unloaded,
+            required=self._required,
         )
+
+    @property
+    def _required(self) -> tuple[int, ...]:
+        """Versions the configuration names one by one."""
+        entry = self.found.entry
+        return entry.versions if entry and entry.version_policy == "specific" else ()
 
     def _answering_status(self, served: ServedVersion) -> VersionStatus:
         """Its own status, with what became of the file that should replace it."""
         status = served.status
         newer = self.candidates.get(served.version)
-        if newer is None or status.reason:
+        if status.reason or (newer is None and not self.found.problem):
             return status
-        reason = (
-            "a changed file is being loaded"
-            if newer.state is VersionState.LOADING
-            else f"a changed file was refused: {newer.status.reason}"
-        )
+        if newer is None:
+            reason = f"it answers on, but {self.found.problem}"
+        elif newer.state is VersionState.LOADING:
+            reason = "a changed file is being loaded"
+        else:
+            reason = f"a changed file was refused: {newer.status.reason}"
         return VersionStatus(
             version=status.version,
             state=status.state,
@@ -165,20 +185,14 @@ class ModelRegistry:
         await self.refresh(trust_first_sight=True)
         self._spawn(self._watch(), "models-watch")
 
-    async def stop(self) -> None:
-        """Let requests under way finish, within the drain time, and stop every worker."""
+    async def stop(self, grace_s: float) -> None:
+        """Let requests under way finish, for at most so many seconds, and stop every worker."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        served = [
-            version
-            for model in self._models.values()
-            for group in (model.answering, model.candidates, model.retiring)
-            for version in group.values()
-        ]
-        drain_s = self._config.life.drain_timeout_s
-        await asyncio.gather(*(version.retire(drain_s) for version in served))
+        served = [version for model in self._models.values() for version in model.all_served]
+        await asyncio.gather(*(version.retire(grace_s) for version in served))
 
     async def reconfigure(self, config: Config) -> None:
         """Serve what another configuration wants."""
@@ -228,7 +242,7 @@ class ModelRegistry:
             ModelNotFound, VersionNotFound: it is not known or was never loaded.
         """
         model = self._get(name)
-        served = model.answering.get(version) or model.retiring.get(version)
+        served = model.answering.get(version) or model.draining(version)
         if served is None:
             raise VersionNotFound(name, version)
         return served.counters.snapshot()
@@ -292,7 +306,7 @@ class ModelRegistry:
     def _absent(self, model: _Model, version: int | None) -> Exception:
         if version is None:
             return ModelUnavailable(model.name, model.reason)
-        other = model.candidates.get(version) or model.retiring.get(version)
+        other = model.candidates.get(version) or model.draining(version)
         if other is None and not (model.unloaded and self._is_found(model, version)):
             return VersionNotFound(model.name, version)
         reason = (other.status.reason if other else "") or model.reason
@@ -321,9 +335,11 @@ class ModelRegistry:
                 known = self._models[model.name] = _Model(model)
                 self._metrics.know_model(model.name)
                 _log_problems(model)
-            known.found = FoundModel(
-                name=model.name, versions=tuple(steady), entry=model.entry, problem=model.problem
-            )
+            if model.problem and not model.versions and known.answering:
+                # Perhaps the disk or the process is short of something: what answers goes on.
+                known.found = replace(known.found, problem=model.problem)
+            else:
+                known.found = replace(model, versions=tuple(steady))
             known.on_disk = True
         self._seen = seen
         for name, known in self._models.items():
@@ -348,7 +364,7 @@ class ModelRegistry:
             return
         wanted = model.wanted
         for number, found in wanted.items():
-            settings = choose_settings(found.model_path, found.tables, self._config.defaults)
+            settings = choose_settings(found.model_path, found.tables, self._config)
             latest = model.candidates.get(number) or model.answering.get(number)
             if latest is None or (
                 latest.state is not VersionState.LOADING and _differs(latest, found, settings)
@@ -385,12 +401,12 @@ class ModelRegistry:
         await self._tell()
 
     def _retire(self, model: _Model, served: ServedVersion) -> None:
-        model.retiring[id(served)] = served
+        model.retiring.add(served)
         self._spawn(self._wind_down(model, served), f"retire-{model.name}-{served.version}")
 
     async def _wind_down(self, model: _Model, served: ServedVersion) -> None:
         await served.retire(self._config.life.drain_timeout_s)
-        model.retiring.pop(id(served), None)
+        model.retiring.discard(served)
         self._reconcile(model)
         await self._tell()
 
@@ -419,6 +435,10 @@ class ModelRegistry:
 
 def _numbers(found: FoundModel) -> tuple[int, ...]:
     return tuple(version.version for version in found.versions)
+
+
+def _unavailable(number: int, reason: str) -> VersionStatus:
+    return VersionStatus(version=number, state=VersionState.UNAVAILABLE, reason=reason)
 
 
 def _log_problems(model: FoundModel) -> None:

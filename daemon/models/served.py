@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from accelerators.errors import ModelRefused
 from accelerators.supervisor import WorkerEvent, WorkerPool
-from daemon.admission import Gate
+from daemon.admission import BATCH_SIZES, Gate
 from daemon.dispatch import Dispatcher
 from daemon.errors import WorkerCrashed
 from daemon.models.status import Tally, VersionState, VersionStatistics, VersionStatus
@@ -81,7 +82,8 @@ class Counters:
     def add_execution(self, rows: int, result: CallResult) -> None:
         """Count one invocation."""
         self.executions += 1
-        batch = self.batches.setdefault(rows, [0, 0, 0, 0])
+        size = BATCH_SIZES[bisect_right(BATCH_SIZES, rows) - 1]  # clients may send any number
+        batch = self.batches.setdefault(size, [0, 0, 0, 0])
         batch[0] += 1
         batch[2] += int(result.invoke_s * 1e9)
 
@@ -171,6 +173,14 @@ class ServedVersion:
 
     async def load(self) -> None:
         """Start the workers; the outcome is in `state` and `status`. Raises nothing."""
+        try:
+            await self._load()
+        except Exception:  # noqa: BLE001 (a defect must not leave the model LOADING for ever)
+            _log.exception("loading failed model=%s version=%d", self.model, self.version)
+            await self._pool.stop()
+            self._refuse("loading it failed for a reason that only the log tells")
+
+    async def _load(self) -> None:
         if self.found.problem:
             self._refuse(self.found.problem)
             return
@@ -208,6 +218,10 @@ class ServedVersion:
 
     def _assemble(self, report: ModelReport, profile: ModelProfile) -> Target:
         instances = 1 if report.stateful else self.settings.load.instances
+        gate = Gate(
+            limit=self.settings.queue, decoders=self.settings.decode_threads, workers=instances
+        )
+        gate.invoking.observe(report.warm_s)
         dispatcher = Dispatcher(
             self._pool,
             max_rows=report.max_batch,
@@ -222,7 +236,7 @@ class ServedVersion:
             profile=profile,
             signatures={signature.name: signature for signature in report.signatures},
             timeout_s=self.settings.timeout_s,
-            gate=Gate(limit=self.settings.queue, parallel=instances),
+            gate=gate,
             dispatcher=dispatcher,
             counters=self.counters,
         )
@@ -310,7 +324,7 @@ class ServedVersion:
         self.counters.add_execution(rows, result)
         self._metrics.batch(self.model, rows)
         if self.target is not None:
-            self.target.gate.observe((result.finished_at - result.started_at) / rows)
+            self.target.gate.invoking.observe(result.finished_at - result.started_at)
 
     def _on_worker_event(self, event: WorkerEvent) -> None:
         _log.warning(

@@ -10,7 +10,7 @@ from accelerators.base import Isolation, LoadSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.config import DefaultsTable
+    from daemon.config import Config
     from daemon.modelfile import ModelTables
 
 _AUTOMATIC = 0
@@ -27,6 +27,7 @@ class Settings:
         timeout_s: a request's time when it names none.
         max_delay_s: how long a request may wait to share an invocation.
         top_k: classes listed when neither request nor model.toml says.
+        decode_threads: pictures and sounds decoded side by side, for all models together.
     """
 
     load: LoadSpec
@@ -34,10 +35,12 @@ class Settings:
     timeout_s: float
     max_delay_s: float
     top_k: int
+    decode_threads: int
 
 
-def choose_settings(path: Path, tables: ModelTables, defaults: DefaultsTable) -> Settings:
+def choose_settings(path: Path, tables: ModelTables, config: Config) -> Settings:
     """Merge a model's own wishes with the daemon's defaults."""
+    defaults = config.defaults
     placement = tables.placement
     limits = tables.limits
     batching = tables.batching
@@ -60,4 +63,5 @@ def choose_settings(path: Path, tables: ModelTables, defaults: DefaultsTable) ->
         timeout_s=timeout_s,
         max_delay_s=(batching.max_delay_ms or 0.0) / 1000,
         top_k=defaults.top_k,
+        decode_threads=config.media.decode_threads,
     )

@@ -46,6 +46,7 @@ class ModelStatus:
         labels: version label to version number.
         description: from model.toml or metadata.
         wanted: False after an operator unloaded it: readiness does not wait for it.
+        required: versions that the configuration names, each of which must answer.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelStatus:
     labels: Mapping[str, int] = field(default_factory=dict)
     description: str = ""
     wanted: bool = True
+    required: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class Readiness:
     """Whether every wanted model answers.
 
     Attributes:
-        reasons: per model that does not: why, in one sentence.
+        reasons: per model of which something wanted does not answer: why, in one sentence. A model
+            may be ready and have a reason, when an older version answers for a refused one.
     """
 
     ready: bool

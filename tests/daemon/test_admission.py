@@ -10,8 +10,12 @@ from daemon.errors import DeadlineExceeded, Overloaded, RefusalReason
 FAR = 1000.0
 
 
+def make_gate(*, limit, workers=1, decoders=1):
+    return Gate(limit=limit, decoders=decoders, workers=workers)
+
+
 def test_as_many_requests_enter_as_the_limit_says_and_no_more():
-    gate = Gate(limit=2, parallel=1)
+    gate = make_gate(limit=2, workers=1)
     gate.enter(now=0.0, deadline=FAR)
     gate.enter(now=0.0, deadline=FAR)
 
@@ -23,7 +27,7 @@ def test_as_many_requests_enter_as_the_limit_says_and_no_more():
 
 
 def test_a_place_that_was_left_is_free_again():
-    gate = Gate(limit=1, parallel=1)
+    gate = make_gate(limit=1, workers=1)
     gate.enter(now=0.0, deadline=FAR)
     gate.leave()
 
@@ -33,7 +37,7 @@ def test_a_place_that_was_left_is_free_again():
 
 
 def test_a_request_past_its_deadline_is_not_begun():
-    gate = Gate(limit=1, parallel=1)
+    gate = make_gate(limit=1, workers=1)
 
     with pytest.raises(DeadlineExceeded):
         gate.enter(now=5.0, deadline=5.0)
@@ -42,21 +46,43 @@ def test_a_request_past_its_deadline_is_not_begun():
 
 
 def test_a_request_that_would_wait_past_its_deadline_is_refused_at_once():
-    gate = Gate(limit=100, parallel=1)
-    gate.observe(1.0)
+    gate = make_gate(limit=100, workers=1)
+    gate.invoking.observe(1.0)
     for _ in range(5):
         gate.enter(now=0.0, deadline=FAR)
 
     with pytest.raises(Overloaded) as refusal:
-        gate.enter(now=0.0, deadline=4.9)
+        gate.enter(now=0.0, deadline=5.9)
 
     assert refusal.value.reason is RefusalReason.DEADLINE
     assert refusal.value.retry_after_s == 5
 
 
+def test_slow_decoding_counts_as_waiting_too():
+    gate = make_gate(limit=100, workers=8, decoders=2)
+    gate.invoking.observe(0.001)
+    gate.decoding.observe(0.1)
+    for _ in range(9):
+        gate.enter(now=0.0, deadline=FAR)
+
+    with pytest.raises(Overloaded) as refusal:
+        gate.enter(now=0.0, deadline=0.5)
+
+    assert refusal.value.reason is RefusalReason.DEADLINE
+
+
+def test_a_request_that_need_not_wait_is_tried_however_short_its_deadline():
+    gate = make_gate(limit=100)
+    gate.invoking.observe(1.0)
+
+    gate.enter(now=0.0, deadline=0.1)
+
+    assert gate.pending == 1
+
+
 def test_more_workers_shorten_the_expected_wait():
-    gate = Gate(limit=100, parallel=4)
-    gate.observe(1.0)
+    gate = make_gate(limit=100, workers=4)
+    gate.invoking.observe(1.0)
     for _ in range(7):
         gate.enter(now=0.0, deadline=FAR)
 

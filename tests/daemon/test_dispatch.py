@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 
 import numpy as np
 import pytest
@@ -91,12 +92,39 @@ async def test_a_request_whose_client_left_is_never_handed_out():
     pool = HandPool()
     dispatcher = make_dispatcher(pool)
     submit(dispatcher, 1)
-    submit(dispatcher, 2).cancel()
+    dispatcher.withdraw(submit(dispatcher, 2))
     submit(dispatcher, 3)
 
     await pool.answer(0)
 
     assert [call[1]["x"][0, 0] for call in pool.calls] == [1, 3]
+
+
+async def test_a_request_whose_client_left_keeps_no_memory():
+    pool = HandPool(slots=0)
+    dispatcher = make_dispatcher(pool)
+    inputs = row(1)
+    tensor = weakref.ref(inputs["x"])
+    future = dispatcher.submit("serve", inputs, rows=1, shareable=True)
+    del inputs
+
+    dispatcher.withdraw(future)
+
+    assert tensor() is None
+
+
+async def test_an_invocation_is_given_up_when_the_last_one_who_waits_for_it_leaves():
+    pool = HandPool()
+    dispatcher = make_dispatcher(pool, max_rows=2)
+    submit(dispatcher, 0)
+    shared = [submit(dispatcher, 1), submit(dispatcher, 2)]
+    await pool.answer(0)
+
+    dispatcher.withdraw(shared[0])
+    assert not pool.calls[1][2].cancelled()
+    dispatcher.withdraw(shared[1])
+
+    assert pool.calls[1][2].cancelled()
 
 
 async def test_waiting_requests_share_an_invocation_and_get_their_own_rows():

@@ -14,6 +14,8 @@ import pytest
 from support.daemon import running_daemon
 from yarl import URL
 
+from daemon.errors import ModelUnavailable
+
 PATIENCE_S = 30
 
 
@@ -168,10 +170,49 @@ async def test_an_unloaded_model_answers_503_and_comes_back_on_load(tree, demo_m
             assert response.status == 200
         async with http.post(predict, data=b"{}") as response:
             assert response.status == 503
+        assert await version_states(http, daemon.url) == {1: "UNAVAILABLE"}
         async with http.post(f"{daemon.url}/api/models/clothes/load") as response:
             assert response.status == 200
 
         assert await version_states(http, daemon.url) == {1: "READY"}
+
+
+async def test_a_version_that_finishes_its_last_requests_is_still_counted(tree, demo_model):
+    async with loaded_daemon(tree, demo_model) as (daemon, http, _load):
+        with daemon.service.lease("clothes"):
+            add_version(tree, 2, demo_model / "model.tflite")
+            await wait_states(http, daemon.url, {2: "READY", 1: "UNLOADING"})
+
+            assert daemon.service.statistics("clothes", 1).inferences > 0
+            with pytest.raises(ModelUnavailable):
+                daemon.service.lease("clothes", version=1)
+        await wait_states(http, daemon.url, {2: "READY"})
+
+
+async def test_a_model_whose_path_cannot_be_read_any_more_answers_on_and_says_why(tree, demo_model):
+    async with loaded_daemon(tree, demo_model) as (daemon, _http, load):
+        tree.rename(tree.with_name("elsewhere"))
+        async with asyncio.timeout(PATIENCE_S):
+            while not daemon.service.model("clothes").versions[0].reason:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await load.answers()
+
+        assert set(load.statuses) == {200}
+        assert "answers on, but" in daemon.service.model("clothes").versions[0].reason
+
+
+async def test_a_version_the_configuration_names_and_that_is_refused_makes_the_box_not_ready(
+    tree, demo_model
+):
+    broken = tree.parent / "broken.tflite"
+    broken.write_bytes(b"not a model at all")
+    add_version(tree, 2, broken)
+    policy = {"version_policy": "specific", "versions": [1, 2]}
+    async with running_daemon([{"path": tree, **policy}]) as daemon:
+        readiness = daemon.service.readiness()
+
+        assert not readiness.ready
+        assert readiness.reasons["clothes"].startswith("version 2: ")
 
 
 async def test_no_process_is_left_when_a_version_goes(tree, demo_model):
@@ -192,7 +233,7 @@ async def test_a_model_whose_worker_is_killed_answers_on(tree, demo_model):
             await load.answers(40)
 
         failed = [status for status in load.statuses if status != 200]
-        assert set(failed) <= {503}
+        assert set(failed) <= {500, 503}
         assert load.statuses[-20:] == [200] * 20
 
 
