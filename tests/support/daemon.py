@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from daemon.models.registry import ModelRegistry
     from daemon.service import InferenceService
 
+LOG = "daemon.log"
 START_TIMEOUT_S = 60
 """Loading all models of the shared set takes some seconds on a busy machine."""
 
@@ -102,11 +103,16 @@ async def running_daemon(
 
 @dataclass(frozen=True)
 class DaemonProcess:
-    """`python -m daemon` as a process; `wait_for(line)` reads its log."""
+    """`python -m daemon` as a process of its own."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     url: str
     root: Path
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return (self.root / LOG).read_text(encoding="utf-8")
 
 
 @contextmanager
@@ -118,13 +124,15 @@ def daemon_process(
     config = make_config(served, root, tables)
     file = root / "inferd.toml"
     file.write_text(_to_toml(config), encoding="utf-8")
-    with subprocess.Popen(
-        [sys.executable, "-m", "daemon", "--config", str(file)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-    ) as process:
+    with (
+        (root / LOG).open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "daemon", "--config", str(file)],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        ) as process,
+    ):
         try:
             yield DaemonProcess(process, f"http://127.0.0.1:{port}", root)
         finally:
