@@ -32,7 +32,8 @@ format: $(STAMP) ## put the code in form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## measure; figures go to docs/performance.md
+bench: $(STAMP) ## measure inferd next to its peers; BENCH_ARGS=--help says more
+	@command -v wrk >/dev/null || [ "$$(id -u)" != 0 ] || apt-get -qq install -y --no-install-recommends wrk >/dev/null || true
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean: ## remove everything that was made

@@ -16,7 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks import alone, bounds, report, table, wrk
-from benchmarks.machine import look_at_machine
+from benchmarks.machine import busy_percent, look_at_machine
 from benchmarks.measure import Absence
 from benchmarks.peers.litserve import LitServe
 from benchmarks.peers.mlserver import MLServer
@@ -47,16 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.write_docs:
         report.write(options.json, DOCUMENT)
         return 0
-    machine = look_at_machine()
+    machine, before = look_at_machine(), busy_percent()
     print(machine.describe())
     if not wrk.is_installed():
         print("wrk is not installed: our own client loads HTTP too, and costs more")
     # Short: a unix socket's path has 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         versions, findings, rows = _measure(options, Path(folder))
-    others = median([each for one in findings for each in one.idle_busy_percent] or [0.0])
-    machine = replace(machine, load_after=os.getloadavg()[0], others_percent=others)
-    rows = [*bounds.judge(_figures(findings)), *rows] if not options.quick else rows
+    idle = [before, *(each for one in findings for each in one.idle_busy_percent)]
+    machine = replace(machine, load_after=os.getloadavg()[0], others_percent=median(idle))
+    if not options.quick:
+        asked = {found.workload for found in findings}
+        rows = [*bounds.judge(_figures(findings), asked), *rows]
     print("\n" + table.as_text(table.bounds(rows)))
     print(machine.describe_load())
     document = {

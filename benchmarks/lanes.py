@@ -10,6 +10,8 @@ INFERD = "inferd"
 INFERD_THREAD = "inferd thread"
 UNIX = "inferd unix socket"
 MQTT = "inferd MQTT"
+OURS = (INFERD, INFERD_THREAD, UNIX, MQTT)
+
 MQTT_ECHO = "paho echo"
 """A bare paho responder that answers with the payload it was sent: MQTT without a model."""
 

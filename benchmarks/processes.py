@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from benchmarks.wire import Answer, Request
 
-START_TIMEOUT_S = 120
-"""MLServer imports for ten seconds on a slow machine."""
+START_TIMEOUT_S = 60
+"""Several times what the slowest of them takes on a busy machine."""
 STOP_TIMEOUT_S = 15
 _POLL_S = 0.005
 _ANSWER_TIMEOUT_S = 30
@@ -29,7 +29,7 @@ _LOG_TAIL_CHARS = 300
 
 
 class Unavailable(Exception):
-    """A server that cannot be measured here; the message says why."""
+    """Somebody who cannot be measured here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

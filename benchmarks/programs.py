@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Load
+from benchmarks.processes import Unavailable
 from benchmarks.workloads import ROOT
 
 if TYPE_CHECKING:
@@ -32,11 +33,13 @@ def run(module: str, *arguments: str) -> dict[str, Any]:
     """Run one to its end: the JSON that it prints.
 
     Raises:
-        subprocess.CalledProcessError: it failed; its own words are on our stderr.
+        Unavailable: it failed; the message has its last words.
     """
     done = subprocess.run(
-        program(module, *arguments), check=True, stdout=subprocess.PIPE, cwd=ROOT, text=True
+        program(module, *arguments), check=False, capture_output=True, cwd=ROOT, text=True
     )
+    if done.returncode != 0:
+        raise Unavailable(f"{module} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
     document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return document
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -127,8 +126,6 @@ class Runner:
                 self._weigh(contender, case, findings)
         with ExitStack() as stack:
             lanes = self._open_lanes(case, stack, findings)
-            for lane in lanes:
-                lane.load(min(_FOOTPRINT_CONNECTIONS, *lane.connections), self._plan.warm_s)
             self._race(lanes, findings)
         return findings
 
@@ -200,8 +197,10 @@ class Runner:
 
     def _race(self, lanes: list[Lane], findings: Findings) -> None:
         """Every lane in turn, so often; what disturbs the machine disturbs all alike."""
-        loads: dict[tuple[str, int], list[Load]] = {}
-        failed: set[str] = set()
+        loads: dict[tuple[str, int], list[Load]] = {
+            (lane.name, each): [] for lane in lanes for each in self._plan.connections_of(lane)
+        }
+        failed = {lane.name for lane in lanes if not self._is_warm(lane, findings)}
         widths = sorted({each for lane in lanes for each in self._plan.connections_of(lane)})
         for number in range(self._plan.rounds):
             self._tell(f"{findings.workload}: round {number + 1} of {self._plan.rounds}")
@@ -211,18 +210,27 @@ class Runner:
                 for lane in lanes if number % 2 == 0 else reversed(lanes):
                     if connections not in self._plan.connections_of(lane) or lane.name in failed:
                         continue
-                    try:
-                        load = lane.load(connections, self._plan.seconds)
-                    except (subprocess.CalledProcessError, ValueError) as problem:
+                    load = self._try(lane, connections, self._plan.seconds, findings)
+                    if load is None:
                         failed.add(lane.name)
-                        reason = f"the load failed: {problem}"
-                        findings.absences.append(Absence(findings.workload, lane.name, reason))
-                        continue
-                    loads.setdefault((lane.name, connections), []).append(load)
+                    else:
+                        loads[lane.name, connections].append(load)
         findings.measurements += [
             Measurement(findings.workload, lane, connections, tuple(rounds))
             for (lane, connections), rounds in loads.items()
+            if rounds
         ]
+
+    def _is_warm(self, lane: Lane, findings: Findings) -> bool:
+        return self._try(lane, min(lane.connections), self._plan.warm_s, findings) is not None
+
+    def _try(self, lane: Lane, connections: int, seconds: int, findings: Findings) -> Load | None:
+        """A load; one that fails is noted."""
+        try:
+            return lane.load(connections, seconds)
+        except Unavailable as problem:
+            findings.absences.append(Absence(findings.workload, lane.name, str(problem)))
+            return None
 
     @contextmanager
     def _started(self, contender: Contender, case: Case) -> Iterator[_Started]:

@@ -8,6 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from benchmarks.measure import Load
+from benchmarks.processes import Unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,12 +53,18 @@ class Wrk:
         self._script.write_text(make_script(request, body), encoding="utf-8")
 
     def __call__(self, connections: int, seconds: int) -> Load:
-        """Load it."""
+        """Load it.
+
+        Raises:
+            Unavailable: nothing answers there.
+        """
         command = [
             "wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s",
             "--timeout=30s", f"--script={self._script}", self._url,
         ]  # fmt: skip
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Unavailable(f"wrk failed: {(done.stderr or done.stdout).strip()}")
         return parse_result(done.stdout)
 
 

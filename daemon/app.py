@@ -50,7 +50,7 @@ _SETTLE_S = 10.0
 """Longer than good models take to load on a small box, far below systemd's 90 s to be ready."""
 
 _DESCRIPTORS = 65536
-"""One for each connection and five for each worker; far above what any configuration needs."""
+"""One for each connection and seven for each worker; far above what any configuration needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +134,15 @@ class _Life:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def own_signals(self, stack: AsyncExitStack) -> None:
-        """Take SIGTERM, SIGINT and SIGHUP until the very end."""
+        """Take SIGTERM, SIGINT and SIGHUP until the very end.
+
+        Where nothing can be read anew, SIGHUP is a closed terminal, and stops.
+        """
         loop = asyncio.get_running_loop()
         handlers = {
             signal.SIGTERM: self.stopping.set,
             signal.SIGINT: self.stopping.set,
-            signal.SIGHUP: self._on_hangup,
+            signal.SIGHUP: self._on_hangup if self._read else self.stopping.set,
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)

@@ -16,7 +16,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from daemon.errors import ConfigError
-from daemon.modelfile import ModelName  # noqa: TC001 (evaluated by the validation library)
+from daemon.modelfile import (  # noqa: TC001 (evaluated by the validation library)
+    AcceleratorKind,
+    ModelName,
+)
 from daemon.tables import (
     KeyPath,
     Name,
@@ -235,7 +238,7 @@ class ModelsTable(Table):
 class DefaultsTable(Table):
     """`[defaults]`: for every model whose model.toml does not say."""
 
-    accelerators: Annotated[tuple[Name, ...], Field(min_length=1)] = ("cpu",)
+    accelerators: Annotated[tuple[AcceleratorKind, ...], Field(min_length=1)] = ("cpu",)
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     instances: Annotated[int, Field(ge=1, le=64)] = 1
     isolation: Literal["process", "thread"] = "process"

@@ -46,7 +46,7 @@ class TooLarge(RequestError):
 
     Attributes:
         limit: the bound that was passed.
-        unit: of the limit: "bytes", "pixels" or "seconds".
+        unit: of the limit: "bytes", "pixels", "seconds", "values" and so on.
     """
 
     def __init__(self, message: str, *, limit: int, unit: str) -> None:
@@ -119,14 +119,19 @@ class ModelUnavailable(TemporaryError):
     Attributes:
         model, version: which one; version is None when no version of it can answer.
         reason: why, as the operator sees it in /readyz.
+        passes: True when it is expected to answer again without anybody's doing: it is being
+            loaded, restarted or replaced.
     """
 
-    def __init__(self, model: str, reason: str, *, version: int | None = None) -> None:
+    def __init__(
+        self, model: str, reason: str, *, version: int | None = None, passes: bool = False
+    ) -> None:
         which = f"model '{shorten(model)}'" + (f" version {version}" if version else "")
         super().__init__(f"{which} is not ready: {reason}")
         self.model = model
         self.version = version
         self.reason = reason
+        self.passes = passes
 
 
 class RefusalReason(Enum):

@@ -60,6 +60,7 @@ ModelName = Annotated[
         description=f"text of 1 to {MAX_NAME_CHARACTERS} printable characters",
     ),
 ]
+AcceleratorKind = Literal["cpu", "gpu", "edgetpu", "npu", "external"]
 Channels = float | Annotated[tuple[float, ...], Field(min_length=1, max_length=4)]
 """One number for every channel, or one for each."""
 
@@ -100,7 +101,9 @@ class OutputTable(Table):
 class PlacementTable(Table):
     """`[placement]`: what should run it."""
 
-    accelerators: Annotated[tuple[Name, ...], Field(min_length=1, max_length=8)] | None = None
+    accelerators: (
+        Annotated[tuple[AcceleratorKind, ...], Field(min_length=1, max_length=8)] | None
+    ) = None
     threads: Annotated[int, Field(ge=1, le=64)] | None = None
     instances: Annotated[int, Field(ge=1, le=64)] | None = None
     isolation: Literal["process", "thread"] | None = None

@@ -15,10 +15,13 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -84,7 +87,11 @@ def check_tables(
         errors = exc.errors(include_url=False, include_input=False)
         if not all(error["loc"] for error in errors):  # deeper than anything the library reads
             return kind(), (*found, Problem((), "nested too deep"))
-        found += [_judge(kind, tables, e["loc"], e["type"], e.get("ctx", {})) for e in errors]
+        found += [
+            _judge(kind, tables, e["loc"], e["type"], e.get("ctx", {}))
+            for e in errors
+            if not (e["type"] == "too_short" and _is_above(e["loc"], errors))
+        ]
         _leave_out(left, found)
         table = kind.model_validate_json(json.dumps(left), strict=True)
     first_of_each: dict[KeyPath, Problem] = {}
@@ -156,6 +163,11 @@ def write_path(path: KeyPath) -> str:
         shown = step if plain and len(step) <= _SHOWN_CHARACTERS else _show(step)
         text += f".{shown}" if text else shown
     return text
+
+
+def _is_above(loc: KeyPath, errors: Sequence[ErrorDetails]) -> bool:
+    """Whether an entry of it has an error: the library counts only the entries without."""
+    return any(e["loc"][: len(loc)] == loc and len(e["loc"]) > len(loc) for e in errors)
 
 
 def _judge(

@@ -43,7 +43,7 @@ class MLServer:
             "host": "127.0.0.1",
             "http_port": port,
             "grpc_port": free_port(),
-            "metrics_endpoint": None,
+            "metrics_port": free_port(),
             "debug": False,
             "parallel_workers": case.workload.instances,
         }

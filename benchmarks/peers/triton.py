@@ -2,7 +2,6 @@
 
 PyPI has its binary in the wheel of nvidia-pytriton, with the libraries it needs beside it. Its stub
 embeds Python, so it also needs the shared library of the Python that the environment was made with.
-Ports but the HTTP one are closed, which costs it nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.lanes import TRITON
 from benchmarks.peers.environment import INSIDE, Environment
-from benchmarks.processes import Command, Unavailable
+from benchmarks.processes import Command, Unavailable, free_port
 from benchmarks.wire import (
     HEADER_LENGTH,
     Request,
@@ -79,8 +78,10 @@ class Triton:
             f"--backend-directory={self._backend.parent}",
             "--http-address=127.0.0.1",
             f"--http-port={port}",
-            "--allow-grpc=false",
-            "--allow-metrics=false",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={free_port()}",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={free_port()}",
         )
         libraries = (str(Path(where["packages"]) / "nvidia_pytriton.libs"), where["folder"])
         environment = {

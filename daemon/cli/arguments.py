@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ _URL_HELP = (
     "the daemon's address, http://HOST:PORT or unix:/PATH; default: INFERD_URL, "
     "else /run/inferd/inferd.sock where it exists, else http://127.0.0.1:8080"
 )
+_MOST_LISTED = 10000
+"""As the daemon's `top_k` (daemon/config.py, which takes longer to import than a verb may)."""
 _EPILOG = "exit codes: 0 done, 1 refused or failed, 2 usage, 69 daemon not reachable, 78 bad config"
 
 
@@ -48,15 +51,19 @@ def build_parser() -> argparse.ArgumentParser:
         description="Serve models, ask for predictions, and look after an inferd appliance.",
         epilog=_EPILOG,
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"inferctl {VERSION}")
     parser.add_argument("--url", default=None, help=_URL_HELP)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, verb in VERBS.items():
         child = verbs.add_parser(
-            name, help=verb.summary, description=f"{verb.summary[0].upper()}{verb.summary[1:]}."
+            name,
+            help=verb.summary,
+            description=f"{verb.summary[0].upper()}{verb.summary[1:]}.",
+            allow_abbrev=False,
         )
-        child.set_defaults(runner=verb.runner)
+        child.set_defaults(runner=verb.runner, parser=child)
         if verb.talks:
             # Also accepted after the verb; SUPPRESS keeps it from undoing the one before it.
             child.add_argument("--url", default=argparse.SUPPRESS, help=_URL_HELP)
@@ -65,19 +72,33 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; a word that is no verb gets the nearest one suggested.
+    """Read the command line; a word that is no verb or option gets the nearest one suggested.
+
+    Returns:
+        The arguments; `runner` is their verb's code, `parser` what else is wrong with them is told
+        to (`parser.error`).
 
     Raises:
         SystemExit: 0 after --help and --version, 2 for a command line nobody can follow.
     """
     parser = build_parser()
     try:
-        return parser.parse_args(argv)
+        arguments, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
-        parser.error(_suggest(str(error)))
+        parser.error(_suggest_verb(str(error)))
+    if unknown:
+        arguments.parser.error(_suggest_option(arguments.parser, unknown))
+    return arguments
 
 
-def _suggest(message: str) -> str:
+def _suggest_option(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    known = re.findall(r"--[a-z-]+", parser.format_usage())
+    nearest = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
+    hint = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    return f"unrecognized arguments: {' '.join(unknown)}{hint}"
+
+
+def _suggest_verb(message: str) -> str:
     found = re.search(r"invalid choice: '([^']*)'", message)
     if found is None:
         return message
@@ -122,9 +143,9 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a picture, a WAV, a raw tensor, or KServe v2 JSON (*.json); '-' reads standard input",
     )
-    parser.add_argument("--model-version", type=int, metavar="N", help="default: the newest")
-    parser.add_argument("--top-k", type=int, metavar="N", help="list at most so many")
-    parser.add_argument("--threshold", type=float, metavar="SCORE", help="list from this score on")
+    parser.add_argument("--model-version", type=_version, metavar="N", help="default: the newest")
+    parser.add_argument("--top-k", type=_count, metavar="N", help="list at most so many")
+    parser.add_argument("--threshold", type=_score, metavar="SCORE", help="list from this score on")
     _add_json(parser)
 
 
@@ -136,6 +157,30 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
         help="the daemon's configuration; default: /etc/inferd/inferd.toml",
     )
     _add_json(parser)
+
+
+def _version(text: str) -> int:
+    return _whole_number(text, "a whole number from 1 on", math.inf)
+
+
+def _count(text: str) -> int:
+    return _whole_number(text, f"a whole number from 1 to {_MOST_LISTED}", _MOST_LISTED)
+
+
+def _whole_number(text: str, expected: str, most: float) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"'{text}': expected {expected}")
+    return int(text)
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise argparse.ArgumentTypeError(f"'{text}': expected a number")
+    return score
 
 
 VERBS = {

@@ -1,6 +1,7 @@
 """Starts an MQTT broker of our own, for the demo: mosquitto where it is installed, else iotcore.
 
-It listens on this machine only and lets everybody in: no broker to ship.
+It listens on this machine only and lets everybody in: no broker to ship. It ends with the process
+that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import getpass
 import importlib
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +33,18 @@ _STOP_TIMEOUT_S = 5.0
 _POLL_S = 0.02
 _ATTEMPTS = 3
 """Somebody else can take a free port before the broker does."""
+
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+parent, program = int(sys.argv[1]), sys.argv[2:]
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+if os.getppid() == parent:
+    os.execv(program[0], program)
+"""
+"""Becomes a program that the kernel kills when its parent has died; nothing when it has already.
+
+Source: prctl(2), PR_SET_PDEATHSIG, which outlives the exec."""
 
 _MOSQUITTO_CONFIG = """\
 listener {port} {host}
@@ -112,7 +127,7 @@ def _start_mosquitto(program: str, folder: Path) -> tuple[subprocess.Popen[bytes
         with log.open("wb") as stderr:
             # A session of its own: Ctrl-C is for the demo, which ends its daemon before the broker.
             process = subprocess.Popen(  # noqa: S603 (the program find_mosquitto found)
-                [program, "-c", str(config)],
+                [*_dying_with_us(), program, "-c", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
@@ -122,6 +137,11 @@ def _start_mosquitto(program: str, folder: Path) -> tuple[subprocess.Popen[bytes
             return process, port
         _stop(process)
     raise CommandError(f"mosquitto does not start: {log.read_text(errors='replace').strip()}")
+
+
+def _dying_with_us() -> list[str]:
+    """The beginning of a command whose program ends when this process does."""
+    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
 
 
 @contextmanager

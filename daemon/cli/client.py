@@ -68,7 +68,7 @@ def parse_address(url: str) -> Address:
     Raises:
         UsageError: it is none of these.
     """
-    expected = f"'{url}' is no address: expected http://HOST:PORT or unix:/PATH/TO.sock"
+    expected = f"argument --url: '{url}': expected http://HOST:PORT or unix:/PATH/TO.sock"
     if url.startswith("unix:"):
         path = unquote("/" + url.removeprefix("unix:").lstrip("/"))
         if path == "/":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import shlex
 import socket
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from daemon.cli.client import Client, model_path, parse_address
 from daemon.cli.inprocess import build_config, run_daemon
 from daemon.cli.mqttclient import MqttRequester
 from daemon.cli.outcome import CommandError, ExitCode
+from daemon.cli.scratch import scratch_folder
 from daemon.cli.serve import describe_models
 from daemon.cli.text import milliseconds, table
 
@@ -75,8 +75,8 @@ class Chapter:
 
 def demo(arguments: argparse.Namespace) -> ExitCode:
     """Tell the story; then stay up until Ctrl-C, or with --once end."""
-    with tempfile.TemporaryDirectory(prefix="inferd-demo-") as folder:
-        broker_folder, root = Path(folder) / "broker", Path(folder) / "root"
+    with scratch_folder() as folder:
+        broker_folder, root = folder / "broker", folder / "root"
         broker_folder.mkdir()
         with run_broker(broker_folder) as broker:
             play(broker, root, once=arguments.once)

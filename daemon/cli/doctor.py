@@ -47,6 +47,28 @@ _LEAST_SHARED_BYTES = 64 * 2**20
 MiB, which serves a handful of models."""
 _LEAST_FREE_BYTES = 128 * 2**20
 """The daemon and one worker with a small picture model (docs/performance.md)."""
+_STEPS = (
+    ("is being loaded", "wait until it is READY"),
+    ("rename one of them", "give one of them another name in its model.toml or [[models.serve]]"),
+    ("models.max_models", "raise models.max_models, or take models away"),
+    ("model.toml", "correct its model.toml"),
+    ("label file", "correct its label file, or output.labels in its model.toml"),
+    ("Permission denied", "let the daemon's user read it"),
+    ("no memory left", "serve fewer or smaller models"),
+    ("it may take", "raise limits.memory_mib in its model.toml, or serve a smaller model"),
+    ("did not come back", "raise defaults.load_timeout_ms, or serve a smaller model"),
+    ("no driver", "wish for another kind in placement.accelerators"),
+    ("does not exist", "put it there, or correct [models]"),
+    ("No such file", "put it there, or correct [models]"),
+    ("version folder", "correct the names of its version folders"),
+    ("are both version", "take one of the two folders away"),
+    ("none is named", "name one of them model.tflite"),
+    ("no .tflite file", "put the model's file there"),
+    ("no model at", "put the model there, or correct [models]"),
+)
+"""What to do about a model's reason, by words of it; the first that fits."""
+_OTHER_STEP = "this file cannot be served: put another version of the model in its place"
+_DEVICE_STEP = "look after the device; it is taken up again"
 
 
 class Level(Enum):
@@ -177,7 +199,8 @@ def check_broker(config: Config) -> list[Finding]:
         socket.create_connection((broker.host, broker.port), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
         step = "start the broker, or correct mqtt.url"
-        return [Finding("mqtt broker", Level.FAIL, f"{place}: {error}", step)]
+        detail = f"{place}: {error.strerror or error}"
+        return [Finding("mqtt broker", Level.FAIL, detail, step)]
     return [Finding("mqtt broker", Level.OK, f"{place} takes connections")]
 
 
@@ -201,13 +224,27 @@ def judge_version(model: Mapping[str, Any], version: Mapping[str, Any]) -> Findi
     detail = f"{state}: {reason}" if reason else state
     if not model["wanted"]:
         return Finding(check, Level.OK, detail)
+    if state == "READY":
+        return _judge_answering(check, detail, version)
     if state == "UNAVAILABLE":
-        step = "replace the model or correct its model.toml; the log says more"
-        return Finding(check, Level.FAIL, detail, step)
-    if state != "READY":
-        return Finding(check, Level.WARN, detail, "wait until it is READY")
+        return Finding(check, Level.FAIL, detail, _next_step(reason))
+    return Finding(check, Level.WARN, detail, "wait until it is READY")
+
+
+def _judge_answering(check: str, state: str, version: Mapping[str, Any]) -> Finding:
     if version["degraded"]:
         places = f"runs on {version['device']}, not on {version['requested_device']}"
         detail = f"{places}: {version['degraded_reason']}"
-        return Finding(check, Level.WARN, detail, "look after the device; it is taken up again")
-    return Finding(check, Level.OK, f"{detail} on {version['device']}")
+        step = _next_step(version["degraded_reason"], _DEVICE_STEP)
+        return Finding(check, Level.WARN, detail, step)
+    detail = f"{state} on {version['device']}"
+    if version["reason"]:  # a changed file that cannot take its place
+        return Finding(check, Level.WARN, detail, _next_step(version["reason"]))
+    if notes := version.get("notes"):
+        detail = "; ".join((detail, *notes))
+        return Finding(check, Level.WARN, detail, "it answers; correct its files if that is wrong")
+    return Finding(check, Level.OK, detail)
+
+
+def _next_step(reason: str, otherwise: str = _OTHER_STEP) -> str:
+    return next((step for words, step in _STEPS if words in reason), otherwise)

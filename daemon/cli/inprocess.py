@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from daemon.app import Running
     from daemon.config import Config
+
+
+_MODELS_LOG = "inferd.daemon.models"
+_FULL_LEVELS = ("debug", "info")
 
 
 class BadConfig(CommandError):
@@ -49,7 +54,8 @@ def build_config(
     """
     tables: dict[str, dict[str, object]] = {
         "paths": {"root": str(root)},
-        "http": {"listen": [listen]},
+        # Nobody looks for a socket in a temporary folder, whose path may be too long for one.
+        "http": {"listen": [listen], "unix_socket": False},
         "models": {"folders": [], "serve": [{"path": str(path.absolute())} for path in models]},
         "logs": {"level": log_level},
     }
@@ -68,12 +74,22 @@ def build_config(
 def run_daemon(config: Config, on_ready: Callable[[Running], None]) -> None:
     """Run until a signal or `Running.stop`; `on_ready` is called once, when models are settled.
 
+    It is told of every model that cannot be served, so the log says nothing of that before, unless
+    its level is one for people who want to read everything.
+
     Raises:
         CommandError: it cannot start.
     """
     set_up_logging(config.logs.level, config.logs.format, sys.stderr)
+    models_log = logging.getLogger(_MODELS_LOG)
+    models_log.setLevel(logging.NOTSET if config.logs.level in _FULL_LEVELS else logging.CRITICAL)
+
+    def ready(running: Running) -> None:
+        models_log.setLevel(logging.NOTSET)
+        on_ready(running)
+
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(config, on_ready=on_ready))
+            runner.run(serve(config, on_ready=ready))
     except (OSError, AcceleratorError) as error:
         raise CommandError(f"cannot start: {error}") from error

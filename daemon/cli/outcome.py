@@ -22,7 +22,7 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """An argument cannot be used."""
+    """An argument cannot be used; the message begins with its name, as argparse's own do."""
 
     exit_code = ExitCode.USAGE
 

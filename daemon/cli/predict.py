@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from daemon.cli.client import Client, model_path, parse_address
-from daemon.cli.outcome import CommandError, ExitCode
+from daemon.cli.outcome import ExitCode, UsageError
 from daemon.cli.text import milliseconds, print_json, printable, table
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def read_input(file: str) -> bytes:
     """The bytes of a file, or of standard input.
 
     Raises:
-        CommandError: it cannot be read.
+        UsageError: it cannot be read.
     """
     if file == STANDARD_INPUT:
         return sys.stdin.buffer.read()
     try:
         return Path(file).read_bytes()
     except OSError as error:
-        raise CommandError(f"cannot read {file}: {error.strerror}") from error
+        raise UsageError(f"argument FILE: cannot read {file}: {error.strerror}") from error
 
 
 def content_type(file: str, body: bytes) -> str:

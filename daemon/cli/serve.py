@@ -3,50 +3,97 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from daemon.cli.client import model_path
-from daemon.cli.inprocess import build_config, run_daemon
-from daemon.cli.outcome import ExitCode, UsageError
+from daemon.cli.inprocess import BadConfig, build_config, run_daemon
+from daemon.cli.outcome import CommandError, ExitCode, UsageError
+from daemon.cli.scratch import scratch_folder
 from daemon.cli.text import printable, table
+from daemon.config import parse_address, parse_mqtt_url
 from daemon.models.status import VersionState
 from daemon.pipeline.profiles import InputKind
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
     from daemon.app import Running
+    from daemon.config import Config
     from daemon.models.status import ModelStatus, VersionStatus
 
 _EXAMPLE_FILES = {InputKind.IMAGE: "picture.jpg", InputKind.AUDIO: "sound.wav"}
 
 
 def serve(arguments: argparse.Namespace) -> ExitCode:
-    """Serve until stopped; a model that cannot be served is named with its reason."""
+    """Serve until stopped; a model that cannot be served is named with its reason.
+
+    Raises:
+        UsageError: an argument cannot be used.
+        CommandError: it cannot start, or there is nothing that can be served.
+    """
     missing = [str(path) for path in arguments.paths if not path.exists()]
     if missing:
-        raise UsageError(f"no such file or folder: {', '.join(missing)}")
-    with tempfile.TemporaryDirectory(prefix="inferd-") as root:
-        config = build_config(
-            Path(root),
-            arguments.paths,
-            listen=arguments.http,
-            mqtt_url=arguments.mqtt,
-            allow_anonymous=arguments.allow_anonymous,
-            log_level="info" if arguments.verbose else "warning",
-        )
-        run_daemon(config, _announce)
+        raise UsageError(f"argument PATH: no such file or folder: {', '.join(missing)}")
+    refused = ""
+
+    def on_ready(running: Running) -> None:
+        nonlocal refused
+        models = running.service.models()
+        if _is_any_ready(models):
+            _announce(models, running.addresses)
+            return
+        refused = describe_models(models)
+        running.stop()
+
+    with scratch_folder() as root:
+        run_daemon(_configure(arguments, root), on_ready)
+    if refused:
+        raise CommandError(f"nothing can be served\n{refused}")
     return ExitCode.DONE
 
 
-def _announce(running: Running) -> None:
-    models = running.service.models()
+def _configure(arguments: argparse.Namespace, root: Path) -> Config:
+    try:
+        address = parse_address(arguments.http)
+    except ValueError as error:
+        raise UsageError(f"argument --http: '{printable(arguments.http)}': {error}") from error
+    try:
+        if arguments.mqtt:
+            parse_mqtt_url(arguments.mqtt)
+    except ValueError as error:
+        raise UsageError(f"argument --mqtt: {error}") from error
+    build = partial(
+        build_config,
+        root,
+        arguments.paths,
+        listen=arguments.http,
+        mqtt_url=arguments.mqtt,
+        log_level="info" if arguments.verbose else "warning",
+    )
+    try:
+        return build(allow_anonymous=arguments.allow_anonymous)
+    except BadConfig:
+        if address.is_loopback or arguments.allow_anonymous:
+            raise
+    build(allow_anonymous=True)  # raises where something else is wrong
+    raise UsageError(
+        f"argument --http: others on the network can reach {arguments.http} and nothing asks them "
+        "who they are: add --allow-anonymous to let them in"
+    )
+
+
+def _is_any_ready(models: Sequence[ModelStatus]) -> bool:
+    versions = (version for model in models for version in model.versions)
+    return any(version.state is VersionState.READY for version in versions)
+
+
+def _announce(models: Sequence[ModelStatus], addresses: Sequence[str]) -> None:
     print(describe_models(models))
-    print(f"listening on {', '.join(running.addresses)}")
-    example = curl_example(models, running.addresses[0])
+    print(f"listening on {', '.join(addresses)}")
+    example = curl_example(models, addresses[0])
     if example:
         print(f"try: {example}")
     print("Ctrl-C ends it.", flush=True)

@@ -220,7 +220,7 @@ class ModelRegistry:
         if served is None:
             raise self._absent(model, version)
         if reason := served.down_reason:
-            raise ModelUnavailable(name, reason, version=served.version)
+            raise ModelUnavailable(name, reason, version=served.version, passes=True)
         return served
 
     def models(self) -> tuple[ModelStatus, ...]:
@@ -304,13 +304,14 @@ class ModelRegistry:
         return self._models[name]
 
     def _absent(self, model: _Model, version: int | None) -> Exception:
+        passes = not model.is_settled
         if version is None:
-            return ModelUnavailable(model.name, model.reason)
+            return ModelUnavailable(model.name, model.reason, passes=passes)
         other = model.candidates.get(version) or model.draining(version)
         if other is None and not (model.unloaded and self._is_found(model, version)):
             return VersionNotFound(model.name, version)
         reason = (other.status.reason if other else "") or model.reason
-        return ModelUnavailable(model.name, reason, version=version)
+        return ModelUnavailable(model.name, reason, version=version, passes=passes)
 
     @staticmethod
     def _is_found(model: _Model, version: int) -> bool:

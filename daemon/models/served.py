@@ -203,6 +203,10 @@ class ServedVersion:
         self.target = self._assemble(report, profile)
         self.state = VersionState.READY
         self._publish(report)
+        for note in (*report.notes, *profile.notes):
+            _log.warning(
+                "model has a note model=%s version=%d note=%s", self.model, self.version, note
+            )
         _log.info(
             "model ready model=%s version=%d device=%s requested_device=%s input=%s output=%s "
             "max_batch=%d seconds=%.3f",

@@ -16,6 +16,7 @@ these folders may choose what is served.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import stat
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from daemon.config import Config, ServedModel
+
+_log = logging.getLogger(f"inferd.{__name__}")
 
 MODEL_FILE = "model.tflite"
 TABLES_FILE = "model.toml"
@@ -106,7 +109,8 @@ def scan(config: Config) -> tuple[FoundModel, ...]:
     Returns:
         The models of `[[models.serve]]` in their order, then those of the folders, by file name.
         Of two that have the same name the first keeps it; the second gets another name and a
-        problem. A path met twice is one model.
+        problem. A path met twice is one model, whatever links lead to it, unless it is asked for
+        by different names or in different ways.
     """
     found: dict[str, FoundModel] = {}
     paths: dict[str, Path] = {}
@@ -119,8 +123,11 @@ def scan(config: Config) -> tuple[FoundModel, ...]:
         else:
             model = _look(path, entry)
         if model is None:
+            _log.debug("no model here path=%s", path)
             continue
-        if model.name in found:
+        if (first := found.get(model.name)) is not None:
+            if _is_same(model, path, first, paths[model.name]):
+                continue
             model = _namesake(model, paths[model.name], found)
         found[model.name] = model
         paths[model.name] = path
@@ -420,6 +427,15 @@ def _choose_name(
         return name, ""
     limit = f"{MAX_NAME_CHARACTERS} printable characters"
     return shorten(name), f"a model's name is at most {limit}: give it another in model.toml"
+
+
+def _is_same(model: FoundModel, path: Path, first: FoundModel, first_path: Path) -> bool:
+    """Whether two finds of one name are one model, found by two paths."""
+    if os.path.realpath(path) != os.path.realpath(first_path):
+        return False
+    if model.entry is None or first.entry is None:
+        return True
+    return model.entry.model_copy(update={"path": first.entry.path}) == first.entry
 
 
 def _namesake(model: FoundModel, path: Path, found: Mapping[str, FoundModel]) -> FoundModel:

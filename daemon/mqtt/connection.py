@@ -24,9 +24,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from daemon.errors import shorten
 from daemon.mqtt.acks import OrderedAcks
 from daemon.mqtt.crossing import Acknowledge, Publish, Unsubscribe
+from daemon.mqtt.failures import explain_failure
 from daemon.mqtt.messages import BrokerLimits, Delivery, Publication, Receipt, ReceiptKind
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Connection:
         try:
             self._open()
         except (OSError, ValueError) as exc:  # ValueError: a host name or a file's text cannot be
-            self._end_reason = shorten(f"{type(exc).__name__}: {exc}", 200)
+            self._end_reason = explain_failure(exc, self._settings.host, self._settings.port)
             return
         with selectors.DefaultSelector() as selector:
             self._talk(selector, stop)

@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from daemon.config import parse_mqtt_url
+from daemon.documents import DocumentThread
 from daemon.errors import ConfigError, Overloaded, RefusalReason, shorten
 from daemon.mqtt.connection import SessionSettings, Will
 from daemon.mqtt.handler import Handler
@@ -63,6 +64,7 @@ class MqttFrontEnd:
         config: with a `url`.
         device_id: names the appliance in topics.
         state_dir: where the outbox lies.
+        documents: the thread that reads and writes large documents; one of its own when None.
         backoff_first_s, backoff_most_s: wait before the first and the latest reconnect.
         settle_s: how long delayed results wait for those who asked to be back at the broker.
     """
@@ -75,6 +77,7 @@ class MqttFrontEnd:
         service: InferenceService,
         metrics: Metrics,
         state_dir: Path,
+        documents: DocumentThread | None = None,
         backoff_first_s: float = 1.0,
         backoff_most_s: float = 30.0,
         settle_s: float = 2.0,
@@ -88,7 +91,11 @@ class MqttFrontEnd:
         self._topics = Topics(encode_level(device_id), config.shared_group)
         self._max_payload_bytes = config.max_payload_mib * _MIB
         self._handler = Handler(
-            service, metrics, self._topics, max_payload_bytes=self._max_payload_bytes
+            service,
+            metrics,
+            self._topics,
+            max_payload_bytes=self._max_payload_bytes,
+            documents=documents or DocumentThread(),
         )
         self._session = Session(self._settings(backoff_first_s, backoff_most_s), self)
         self._sender = Sender(

@@ -8,20 +8,24 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from daemon.codec.native import decode_predict, encode_predict, make_request
-from daemon.errors import DaemonError, Malformed, TooLarge
+from daemon.codec.native import decode_predict, encode_predict, is_document, make_request
+from daemon.codec.pieces import is_heavy_answer
+from daemon.documents import HEAVY_BYTES
+from daemon.errors import DaemonError, DeadlineExceeded, Malformed, TooLarge
 from daemon.metrics import Outcome, outcome_of
 from daemon.mqtt.messages import Delivery, Publication
 from daemon.mqtt.refusals import INTERNAL, code_of, refusal
-from daemon.mqtt.requests import read_address, read_envelope, read_wish
+from daemon.mqtt.requests import NOTHING, may_be_json, read_address, read_envelope, read_wish
 from daemon.tensors import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from daemon.documents import DocumentThread
     from daemon.metrics import Metrics
     from daemon.mqtt.requests import Address
     from daemon.mqtt.topics import Command, Topics
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
+_ENVELOPE_S = 30.0
+"""For the envelope to be read, in seconds: only it says which deadline the request has."""
 _LEAST_EXPIRY_S = 1.0
 """Of an answer, in seconds: the unit in which MQTT counts."""
 
@@ -47,6 +53,7 @@ class Handler:
 
     Args:
         max_payload_bytes: larger requests are refused.
+        documents: the thread that reads and writes large documents.
     """
 
     def __init__(
@@ -56,15 +63,17 @@ class Handler:
         topics: Topics,
         *,
         max_payload_bytes: int,
+        documents: DocumentThread,
     ) -> None:
         self._service = service
         self._count = metrics.request
         self._topics = topics
         self._max_payload_bytes = max_payload_bytes
+        self._documents = documents
 
     async def answer(self, delivery: Delivery, command: Command) -> Publication:
         """The answer: a result or a refusal. Raises nothing but cancellation."""
-        envelope = read_envelope(delivery)
+        envelope = await self._read_envelope(delivery)
         address = read_address(delivery, envelope, self._topics.result(command))
         counted = _Counted(command.model)
         try:
@@ -84,12 +93,27 @@ class Handler:
         return _publication(delivery, address, payload)
 
     def refuse(self, delivery: Delivery, command: Command, error: DaemonError) -> Publication:
-        """The answer to a request that is not looked at."""
-        address = read_address(delivery, read_envelope(delivery), self._topics.result(command))
+        """The answer to a request that is not looked at.
+
+        A large payload is not even parsed: the answer to it goes where the MQTT properties say,
+        else to the model's topic.
+        """
+        envelope = NOTHING if _is_heavy(delivery.payload) else read_envelope(delivery)
+        address = read_address(delivery, envelope, self._topics.result(command))
         counted = _Counted(command.model)
         payload = _refuse(error, address, counted)
         self._record(counted, delivery)
         return _publication(delivery, address, payload)
+
+    async def _read_envelope(self, delivery: Delivery) -> Mapping[str, Any]:
+        try:
+            return await self._documents.run(
+                partial(read_envelope, delivery),
+                is_heavy=_is_heavy(delivery.payload),
+                deadline=_deadline(delivery, None, _ENVELOPE_S),
+            )
+        except DeadlineExceeded:  # decoding will come too late as well, and says so
+            return NOTHING
 
     async def _predict(
         self,
@@ -108,24 +132,44 @@ class Handler:
             )
         if address.problem:
             raise Malformed(address.problem)
-        wish = read_wish(delivery, envelope)
+        run = self._documents.run
+        wish = await run(
+            partial(read_wish, delivery, envelope),
+            is_heavy=_is_heavy(delivery.payload),
+            deadline=_deadline(delivery, None, _ENVELOPE_S),
+        )
         label = wish.options.label
         with self._service.lease(command.model, version=wish.version, label=label) as target:
             counted.version = target.version
-            call = decode_predict(wish.body, wish.content_type, target, wish.options)
+            deadline = _deadline(delivery, wish.timeout_s, target.timeout_s)
+            call = await run(
+                partial(decode_predict, wish.body, wish.content_type, target, wish.options),
+                is_heavy=len(wish.body) >= HEAVY_BYTES
+                and is_document(wish.body, wish.content_type),
+                deadline=deadline,
+            )
             request = make_request(
                 call,
                 wish.options,
-                deadline=_deadline(delivery, wish.timeout_s, target.timeout_s),
+                deadline=deadline,
                 request_id=address.request_id,
                 protocol=Protocol.MQTT,
             )
             result = await self._service.predict(target, request)
-            return encode_predict(result, call.signature)
+            return await run(
+                partial(encode_predict, result, call.signature),
+                is_heavy=is_heavy_answer(result.outputs.values()),
+                deadline=deadline,
+            )
 
     def _record(self, counted: _Counted, delivery: Delivery) -> None:
         duration_s = time.monotonic() - delivery.received_at
         self._count(counted.model, counted.version, Protocol.MQTT, counted.outcome, duration_s)
+
+
+def _is_heavy(payload: bytes) -> bool:
+    """Whether its envelope is read in the thread."""
+    return len(payload) >= HEAVY_BYTES and may_be_json(payload)
 
 
 def _deadline(delivery: Delivery, asked_s: float | None, model_s: float) -> float:

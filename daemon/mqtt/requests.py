@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from daemon.codec.jsontensors import MAX_JSON_BYTES, decode_base64
+from daemon.codec.jsontensors import check_json_cost, decode_base64
 from daemon.codec.native import NO_OPTIONS, Options, read_options
-from daemon.errors import Malformed, shorten
+from daemon.errors import Malformed, TooLarge, shorten
 from daemon.mqtt.topics import reply_topic_problem
 
 if TYPE_CHECKING:
@@ -41,13 +41,18 @@ _REPLY_TO = "reply_to"
 _NATIVE_OPTIONS = ("top_k", "threshold", "signature", "label")
 _USER_PROPERTIES = frozenset({*_NATIVE_OPTIONS, "outputs", "timeout_ms", "version", "id"})
 
+_MEMBERS = frozenset(
+    {*_NATIVE_OPTIONS, "timeout_ms", "version", "id", _REPLY_TO, _DATA, "content_type"}
+)
+
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,19}")
 _JSON_SPACE = b" \t\r\n"
 
 _PREFIX = secrets.token_hex(4)
 _counter = itertools.count(1)
 
-_NOTHING: Mapping[str, Any] = {}
+NOTHING: Mapping[str, Any] = {}
+"""The envelope of what has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +87,20 @@ class Wish:
 
 
 def read_envelope(delivery: Delivery) -> Mapping[str, Any]:
-    """The members of a JSON payload; none when it is no JSON object. Never fails."""
-    if len(delivery.payload) > MAX_JSON_BYTES or not _may_be_json(delivery.payload):
-        return _NOTHING
+    """The members of a JSON payload that mean something here; none when it is no JSON object.
+
+    Never fails.
+    """
+    if not may_be_json(delivery.payload):
+        return NOTHING
     try:
+        check_json_cost(delivery.payload)
         document = orjson.loads(delivery.payload)
-    except orjson.JSONDecodeError:  # the codec says what is wrong, or takes it as raw
-        return _NOTHING
-    return document if type(document) is dict else _NOTHING
+    except (TooLarge, orjson.JSONDecodeError):  # the codec says what is wrong, or takes it as raw
+        return NOTHING
+    if type(document) is not dict:
+        return NOTHING
+    return {key: document[key] for key in _MEMBERS & document.keys()}
 
 
 def read_address(delivery: Delivery, envelope: Mapping[str, Any], default_topic: str) -> Address:
@@ -134,7 +145,7 @@ def read_wish(delivery: Delivery, envelope: Mapping[str, Any]) -> Wish:
     return Wish(body, content_type, options, version, timeout_s)
 
 
-def _may_be_json(payload: bytes) -> bool:
+def may_be_json(payload: bytes) -> bool:
     """An object by its two ends, as `daemon.codec.native` looks at it."""
     head, tail = payload[:64].lstrip(_JSON_SPACE), payload[-64:].rstrip(_JSON_SPACE)
     return head.startswith(b"{") and tail.endswith(b"}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from accelerators.base import DataType, TensorMetadata
 from daemon.pipeline.scores import Calibrator
@@ -152,6 +152,25 @@ def describe_output(table: OutputTable, facts: OutputFacts) -> Output | None:
             output = _guess(table, facts)
     _refuse_idle_keys(table, output)
     return output
+
+
+def count_classes(output: Output, specs: Sequence[TensorSpec]) -> int | None:
+    """How many classes the model tells apart; None where its shapes do not say.
+
+    A detector's do not: it gives class numbers. Nor does a mask of class numbers, or one whose only
+    score leaves it open whether the background has a label.
+    """
+    match output:
+        case ClassificationOutput():
+            shape = next(spec.shape for spec in specs if spec.name == output.name)
+            size = max(shape[1:])
+            return size if size > 1 else None
+        case SegmentationOutput():
+            return output.classes if output.classes > 1 else None
+        case DetectionOutput():
+            return None
+        case _:
+            assert_never(output)
 
 
 def pad_metadata(metadata: Sequence[TensorMetadata], count: int) -> tuple[TensorMetadata, ...]:

@@ -13,13 +13,14 @@ from daemon.pipeline.outputs import (
     Output,
     OutputFacts,
     SegmentationOutput,
+    count_classes,
     describe_output,
     pad_metadata,
 )
 
 if TYPE_CHECKING:
     from accelerators.base import ModelReport, SignatureSpec, TensorMetadata, TensorSpec
-    from daemon.modelfile import InputTable, ModelTables
+    from daemon.modelfile import InputTable, ModelTables, OutputTable
 
 
 class InputKind(Enum):
@@ -51,6 +52,7 @@ class ModelProfile:
         labels: class names by class index; () when the model has none.
         image: set where input_kind is IMAGE. audio: set where it is AUDIO.
         output: what the outputs mean; None where output_kind is TENSOR.
+        notes: what the operator should know of it though it works: labels that do not fit.
     """
 
     input_kind: InputKind
@@ -60,6 +62,7 @@ class ModelProfile:
     image: ImageInput | None = None
     audio: AudioInput | None = None
     output: Output | None = None
+    notes: tuple[str, ...] = ()
 
 
 def build_profile(
@@ -104,7 +107,28 @@ def build_profile(
         image=image,
         audio=audio,
         output=output,
+        notes=_label_notes(tables.output, label_lines, output, signature),
     )
+
+
+def _label_notes(
+    table: OutputTable,
+    label_lines: tuple[str, ...],
+    output: Output | None,
+    signature: SignatureSpec,
+) -> tuple[str, ...]:
+    """Tells of more or fewer labels than classes: names would be wrong or missing."""
+    if output is None or not output.names:
+        return ()
+    count, classes = len(output.names), count_classes(output, signature.outputs)
+    if classes in (None, count):
+        return ()
+    given = f"the list of labels packed in the file has {count} lines"
+    if isinstance(table.labels, tuple):
+        given = f"model.toml lists {count} labels"
+    elif label_lines:
+        given = f"{table.labels or 'labels.txt'} has {count} lines"
+    return (f"{given}, the model {classes} classes",)
 
 
 def _describe_media(

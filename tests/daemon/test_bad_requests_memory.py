@@ -101,7 +101,6 @@ class Client:
             return self.send(method, path, body, headers)
         return answer.status, content
 
-
     def close(self):
         self._connection.close()
 

@@ -119,6 +119,13 @@ def test_an_unknown_key_suggests_the_nearest_name(text, problem):
             "models.serve[0].labels.stable = 0: expected a whole number from 1",
         ),
         ("[defaults]\naccelerators = []", "defaults.accelerators = []: expected an array of 1 or"),
+        (
+            "[defaults]\naccelerators = ['gpuu']",
+            (
+                'defaults.accelerators[0] = "gpuu": expected "cpu", "gpu", "edgetpu", "npu" or '
+                "\"external\" (did you mean 'gpu'?)"
+            ),
+        ),
         ("[paths]\nroot = 'x'", 'paths.root = "x": expected an absolute path'),
         ("[mqtt]\nprotocol = 5", 'mqtt.protocol = 5: expected "5" or "3.1.1"'),
         ('[mqtt]\nusername = "a\\u0000"', 'mqtt.username = "a\\u0000": expected text without'),

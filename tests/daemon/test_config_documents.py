@@ -48,6 +48,20 @@ def uncommented_example(sample: str) -> str:
     return re.sub(r"^# ?", "", example, flags=re.MULTILINE)
 
 
+def comment_above(sample: str, heading: str, key: str) -> str:
+    """What is said above a key; keys that follow each other share it."""
+    part = re.sub(r"^# (?=# |\[\[|\w+ = )", "", sample, flags=re.MULTILINE)
+    lines = part[part.index(f"\n{heading}\n") + len(heading) + 2 :].splitlines()
+    place = next(number for number, line in enumerate(lines) if re.match(f"(# )?{key} = ", line))
+    said: list[str] = []
+    for line in reversed(lines[:place]):
+        if line.startswith("# "):
+            said.insert(0, line.removeprefix("# "))
+        elif said:
+            break
+    return " ".join(said)
+
+
 def rows_below(document: str, file: str, heading: str) -> dict[str, tuple[str, str]]:
     """Key to (takes, default) of the table under a heading."""
     chapter = document[document.index(f"\n## {file}\n") :]
@@ -75,6 +89,24 @@ def test_the_sample_shows_every_key(sample, section, key):
     part = sample[sample.index(f"\n[{section}]\n") :].partition("\n[")[2].partition("\n[")[0]
 
     assert re.search(rf"^(# )?{key} = ", part, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("heading", "key", "takes"),
+    [
+        (heading.strip("`"), key, describe(field))
+        for file, heading, kind in DOCUMENTED
+        if file == "`inferd.toml`"
+        for key, field in kind.model_fields.items()
+    ],
+)
+def test_the_samples_comment_names_the_bounds_and_choices_of_its_key(sample, heading, key, takes):
+    bounds = re.findall(r'"[^"]+"|\d[\d.]*', takes.partition(", e.g.")[0])
+    facts = [fact for fact in bounds if fact not in ("0", "1")]  # those go without saying
+
+    comment = comment_above(sample, heading, key)
+
+    assert [fact for fact in facts if fact.removesuffix(".0") not in comment] == []
 
 
 def test_the_samples_commented_entry_is_valid_when_uncommented(sample):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
+from support.boxes import overlap
 from support.daemon import daemon_process, free_port, wait_settled
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "models"
@@ -116,15 +117,6 @@ def test_a_batch_of_digits_is_read_right(url, case):
     assert scores.argmax(axis=1).tolist() == case["expected"]["argmax"]
     golden = np.load(SHARED / case["expected"]["output_npy"]).astype(int)
     assert np.abs(scores - golden).max() <= 1
-
-
-def overlap(a, b):
-    """Intersection over union of two boxes as (ymin, xmin, ymax, xmax)."""
-    height = min(a[2], b[2]) - max(a[0], b[0])
-    width = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0, height) * max(0, width)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return shared / (sum(areas) - shared)
 
 
 @pytest.mark.parametrize("case", cases("detection"))

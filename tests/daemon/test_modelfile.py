@@ -85,6 +85,13 @@ def test_all_problems_are_told_at_once():
         ("[input]\nstd = 0", "input.std = 0: expected numbers other than 0"),
         ("[input]\nstd = [1, 0.0]", "input.std = [1, 0.0]: expected numbers other than 0"),
         ("[input]\nmean = nan", "input.mean = NaN: expected a number or an array"),
+        (
+            "[placement]\naccelerators = ['cpu', 'edge-tpu']",
+            (
+                'placement.accelerators[1] = "edge-tpu": expected "cpu", "gpu", "edgetpu", "npu" '
+                "or \"external\" (did you mean 'edgetpu'?)"
+            ),
+        ),
         ("[output]\nlabels = 5", "output.labels = 5: expected text or an array, each text"),
         ("[model", "not TOML: "),
         ("health = 2024-01-01", "health: expected a table"),

@@ -28,21 +28,30 @@ ANSWER_TIMEOUT_S = 30
 """A bound for tests; nothing here takes so long."""
 
 
-def make_context(metrics: Metrics | None = None, **http: Any) -> RestContext:
-    """A context whose service knows no model; needs a running event loop."""
+def make_context(
+    metrics: Metrics | None = None, service: InferenceService | None = None, **http: Any
+) -> RestContext:
+    """A context whose service knows no model unless it is given; needs a running event loop."""
     config = Config.model_validate(
         {"http": {"listen": ["127.0.0.1:0"], **http}, "models": {"folders": []}}
     )
     metrics = metrics or Metrics(CollectorRegistry())
+    return RestContext(
+        service=service or _make_service(config, metrics),
+        metrics=metrics,
+        config=config.http,
+        version="1.2.3",
+        device_id="box-1",
+    )
+
+
+def _make_service(config: Config, metrics: Metrics) -> InferenceService:
     registry = ModelRegistry(config, forkserver=ForkServer(), metrics=metrics)
-    service = InferenceService(
+    return InferenceService(
         registry,
         metrics=metrics,
         media_limits=MediaLimits(max_pixels=1_000_000, max_audio_s=1.0),
         media_executor=ThreadPoolExecutor(1),
-    )
-    return RestContext(
-        service=service, metrics=metrics, config=config.http, version="1.2.3", device_id="box-1"
     )
 
 
@@ -78,10 +87,10 @@ class RunningServer:
 
 @asynccontextmanager
 async def running_server(
-    unix_socket: Path | None = None, **http: Any
+    unix_socket: Path | None = None, *, service: InferenceService | None = None, **http: Any
 ) -> AsyncIterator[RunningServer]:
-    """Listen on a free port, with these keys of `[http]`."""
-    context = make_context(**http)
+    """Listen on a free port, with these keys of `[http]`; without models unless given a service."""
+    context = make_context(service=service, **http)
     server = HttpServer(context)
     addresses = await server.start(unix_socket)
     running = RunningServer(server, context, addresses)

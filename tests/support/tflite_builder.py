@@ -548,6 +548,13 @@ def with_metadata(packed: bytes, files: dict[str, bytes]) -> bytes:
     return with_files(model.build(), files)
 
 
+def labelled(count: int) -> bytes:
+    """That classifier with so many packed labels: "label 0" and so on."""
+    packed = metadata([TensorNotes("x")], [TensorNotes("y", 1, files=(("labels.txt", 2, ""),))])
+    labels = "\n".join(f"label {number}" for number in range(count))
+    return with_metadata(packed, {"labels.txt": labels.encode()})
+
+
 def with_files(model: bytes, files: dict[str, bytes]) -> bytes:
     """A model file with a zip of these files behind it."""
     if not files:

@@ -7,6 +7,7 @@ import importlib
 import pytest
 
 from daemon.cli.arguments import VERBS, parse
+from daemon.config import DefaultsTable
 
 
 def test_a_near_miss_gets_the_nearest_verb_suggested(capsys):
@@ -36,6 +37,48 @@ def test_an_unknown_option_is_a_usage_error():
         parse(["status", "--jsn"])
 
     assert exit_info.value.code == 2
+
+
+@pytest.mark.parametrize("option", ["--jsn", "--js", "--jason=1"])
+def test_an_unknown_option_is_told_with_the_usage_of_its_verb_and_the_nearest(option, capsys):
+    with pytest.raises(SystemExit):
+        parse(["models", option])
+
+    told = capsys.readouterr().err
+    assert told.startswith("usage: inferctl models [-h] [--url URL] [--json]\n")
+    assert f"unrecognized arguments: {option} (did you mean '--json'?)" in told
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--top-k=0",
+        "--top-k=abc",
+        "--top-k=10001",
+        "--top-k=-1",
+        "--model-version=0",
+        "--model-version=v2",
+        "--threshold=nan",
+        "--threshold=high",
+    ],
+)
+def test_a_value_that_no_daemon_would_take_is_a_usage_error(option, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["predict", "m", "f", option])
+
+    assert exit_info.value.code == 2
+    name, _, value = option.partition("=")
+    assert f"error: argument {name}: '{value}': expected a" in capsys.readouterr().err
+
+
+def test_as_many_may_be_listed_as_the_daemon_takes():
+    (most,) = [
+        fact.le for fact in DefaultsTable.model_fields["top_k"].metadata if hasattr(fact, "le")
+    ]
+
+    assert parse(["predict", "m", "f", "--top-k", str(most)]).top_k == most
+    with pytest.raises(SystemExit):
+        parse(["predict", "m", "f", "--top-k", str(most + 1)])
 
 
 @pytest.mark.parametrize(

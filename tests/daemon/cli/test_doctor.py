@@ -20,7 +20,8 @@ from daemon.cli.doctor import (
     describe_findings,
     judge_version,
 )
-from daemon.config import Config, MqttTable
+from daemon.config import Config, ModelsTable, MqttTable
+from daemon.models.store import scan
 
 
 def make_model(**facts):
@@ -58,7 +59,90 @@ def test_a_model_that_fails_is_told_with_its_reason_and_what_to_do():
 
     text = describe_findings([finding])
 
-    assert text.startswith("FAIL  model m 1  UNAVAILABLE: not a model\n      -> replace the model")
+    assert text.startswith(
+        "FAIL  model m 1  UNAVAILABLE: not a model\n      -> this file cannot be"
+    )
+
+
+@pytest.fixture
+def models(tmp_path):
+    """A folder of models with everything wrong that can be wrong before one is loaded."""
+    folder = tmp_path / "models"
+    files = {
+        "a.tflite": "TFL3",
+        "twin/model.tflite": "TFL3",
+        "twin/model.toml": "[model]\nname = 'a'",
+        "toml/model.tflite": "TFL3",
+        "toml/model.toml": "[limits]\nqueu = 1",
+        "labels/model.tflite": "TFL3",
+        "labels/model.toml": "[output]\nlabels = 'none.txt'",
+        "two/b.tflite": "TFL3",
+        "two/c.tflite": "TFL3",
+        "empty/model.toml": "",
+        "tree/0/model.tflite": "TFL3",
+        "double/1/model.tflite": "TFL3",
+        "double/01/model.tflite": "TFL3",
+    }
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    (folder / "dangling.tflite").symlink_to(tmp_path / "gone.tflite")
+    return folder
+
+
+def test_the_next_step_fits_what_is_wrong_with_the_model(models):
+    config = Config(models=ModelsTable(folders=(models, models / "absent")))
+    reasons = {
+        model.name: model.problem or "".join(version.problem for version in model.versions)
+        for model in scan(config)
+    }
+
+    steps = {
+        name: judge_version(make_model(), make_version(state="UNAVAILABLE", reason=reason))
+        for name, reason in reasons.items()
+        if reason
+    }
+
+    assert {name: finding.next_step for name, finding in steps.items()} == {
+        "a (2)": "give one of them another name in its model.toml or [[models.serve]]",
+        "toml": "correct its model.toml",
+        "labels": "correct its label file, or output.labels in its model.toml",
+        "two": "name one of them model.tflite",
+        "empty": "put the model's file there",
+        "tree": "correct the names of its version folders",
+        "double": "take one of the two folders away",
+        "dangling": "put it there, or correct [models]",
+        "absent": "put it there, or correct [models]",
+    }
+
+
+@pytest.mark.parametrize(
+    ("reason", "step"),
+    [
+        ("no driver for 'gpu' is in this version", "wish for another kind"),
+        ("the device is gone", "look after the device"),
+    ],
+)
+def test_the_next_step_fits_why_a_model_is_degraded(reason, step):
+    finding = judge_version(make_model(), make_version(degraded=True, degraded_reason=reason))
+
+    assert finding.next_step.startswith(step)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"notes": ["labels.txt has 2 lines, the model 10 classes"]}, "has 2 lines"),
+        ({"reason": "a changed file was refused: the file is empty"}, "the file is empty"),
+    ],
+)
+def test_a_model_that_answers_with_something_amiss_is_a_warning(facts, words):
+    finding = judge_version(make_model(), make_version(**facts))
+
+    assert finding.level is Level.WARN
+    assert words in finding.detail
+    assert finding.next_step
 
 
 def test_the_runtime_passes_its_self_test():
@@ -121,6 +205,7 @@ def test_a_broker_that_takes_no_connections_is_a_failure():
         findings = check_broker(Config(mqtt=MqttTable(url=url)))
 
     assert [finding.level for finding in findings] == [Level.FAIL]
+    assert findings[0].detail.endswith(": Connection refused")
 
 
 def test_a_daemon_that_does_not_answer_is_a_failure_with_a_next_step(tmp_path):

@@ -9,9 +9,11 @@ import pytest
 import requests
 from support.inferctl import inferctl, run_python, serving
 
+from daemon.cli.arguments import parse
 from daemon.cli.broker import Broker, run_broker
 from daemon.cli.client import Client, parse_address
 from daemon.cli.demo import Stage, StoryBroken, predict_over_http
+from daemon.cli.serve import _configure
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,20 @@ def test_doctor_fails_for_the_bad_model_and_names_it(served):
     assert [line.split()[1:3] for line in failed] == [["model", "bad"]]
 
 
+def test_doctor_warns_of_labels_that_do_not_fit_the_model(demo_model, tmp_path):
+    model = tmp_path / "short"
+    shutil.copytree(demo_model, model)
+    (model / "labels.txt").write_text("boot\nbag\n")
+
+    with serving(model) as running:
+        done = inferctl("doctor", "--url", running.url)
+
+    assert done.returncode == 0
+    assert (
+        "WARN  model fashion 1  READY on cpu; labels.txt has 2 lines, the model 10" in done.stdout
+    )
+
+
 def test_doctor_prints_its_findings_as_json(served):
     done = inferctl("doctor", "--json", "--url", served.url)
 
@@ -149,11 +165,68 @@ def test_serving_a_file_that_is_not_there_is_a_usage_error(tmp_path):
     assert "none.tflite" in done.stderr
 
 
-def test_an_open_address_without_permission_is_a_bad_configuration(demo_model):
-    done = inferctl("serve", demo_model, "--http", "0.0.0.0:0")
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--http", "foo", "'foo': expected \"host:port\""),
+        ("--http", "127.0.0.1:99999", "'127.0.0.1:99999': expected"),
+        ("--http", "0.0.0.0:0", "add --allow-anonymous to let them in"),
+        ("--mqtt", "foo", "expected mqtt://HOST[:PORT]"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_a_usage_error(demo_model, option, value, words):
+    done = inferctl("serve", demo_model, option, value)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: inferctl serve ")
+    assert f"error: argument {option}: " in done.stderr
+    assert words in done.stderr
+
+
+def test_a_bad_variable_is_a_bad_configuration(demo_model):
+    done = inferctl("serve", demo_model, "--http", "0.0.0.0:0", INFERD_DEFAULTS__QUEUE="0")
 
     assert done.returncode == 78
-    assert "allow_anonymous" in done.stderr
+    assert "INFERD_DEFAULTS__QUEUE: defaults.queue = 0: expected" in done.stderr
+    assert "--allow-anonymous" not in done.stderr
+
+
+def test_an_open_address_may_be_allowed_by_a_variable(demo_model, monkeypatch, tmp_path):
+    monkeypatch.setenv("INFERD_HTTP__ALLOW_ANONYMOUS", "true")
+
+    config = _configure(parse(["serve", str(demo_model), "--http", "0.0.0.0:0"]), tmp_path)
+
+    assert config.http.allow_anonymous is True
+
+
+def test_where_nothing_can_be_served_it_says_so_once_and_ends(tmp_path):
+    bad = tmp_path / "bad.tflite"
+    bad.write_bytes(b"no model at all")
+
+    done = inferctl("serve", bad, tmp_path / "..", "--http", "127.0.0.1:0")
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("inferctl serve: nothing can be served\n")
+    assert done.stderr.count("bad ") == 1
+    assert done.stderr.count("UNAVAILABLE") == 2
+
+
+def test_a_path_named_twice_is_served_once(demo_model, tmp_path):
+    link = tmp_path / demo_model.name
+    link.symlink_to(demo_model)
+
+    with serving(demo_model, demo_model, link) as running:
+        assert requests.get(f"{running.url}/readyz", timeout=30).status_code == 200
+
+    assert running.said.count("fashion  version") == 1
+
+
+def test_predict_of_a_file_that_is_not_there_is_a_usage_error(tmp_path):
+    done = inferctl("predict", "m", tmp_path / "none.png", "--url", "unix:/n")
+
+    assert done.returncode == 2
+    assert "error: argument FILE: cannot read" in done.stderr
 
 
 def test_a_taken_port_is_a_failure_in_one_line(served, demo_model):

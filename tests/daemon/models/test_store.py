@@ -565,6 +565,53 @@ def test_a_folder_listed_twice_or_within_another_is_looked_at_once(folder):
     assert [(model.name, model.problem) for model in models] == [("a", ""), ("b", ""), ("c", "")]
 
 
+def test_a_model_that_two_paths_lead_to_is_one_model(folder, tmp_path):
+    put(folder / "parts" / "model.tflite")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "parts").symlink_to(folder / "parts")
+    paths = (folder / "parts", folder / ".." / "models" / "parts", elsewhere / "parts")
+
+    models = look(folder, elsewhere, serve=tuple({"path": path} for path in paths))
+
+    assert [(model.name, model.problem) for model in models] == [("parts", "")]
+
+
+def test_a_link_of_another_name_is_another_model(folder):
+    put(folder / "parts.tflite")
+    (folder / "alias.tflite").symlink_to(folder / "parts.tflite")
+
+    assert names(look(folder)) == ["alias", "parts"]
+
+
+def test_a_path_may_be_served_under_two_names(folder):
+    file = put(folder / "parts.tflite")
+
+    models = look(serve=({"path": file}, {"path": file, "name": "again"}))
+
+    assert [(model.name, model.problem) for model in models] == [("parts", ""), ("again", "")]
+
+
+def test_a_path_that_is_asked_for_in_two_ways_is_a_problem(folder):
+    put(folder / "half" / "1" / "model.tflite")
+
+    models = look(
+        serve=({"path": folder / "half"}, {"path": folder / "half", "version_policy": "all"})
+    )
+
+    assert names(models) == ["half", "half (2)"]
+    assert models[1].problem.endswith("has the name 'half' already: rename one of them")
+
+
+def test_what_is_no_model_is_said_to_those_who_want_to_know(folder, caplog):
+    (folder / "empty").mkdir()
+
+    with caplog.at_level("DEBUG", "inferd.daemon.models.store"):
+        assert look(folder) == []
+
+    assert caplog.messages == [f"no model here path={folder}/empty"]
+
+
 # Changes
 
 

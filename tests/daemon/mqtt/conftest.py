@@ -47,7 +47,7 @@ async def start_front_end(service, tmp_path):
     """Starts front ends on the service, connected unless told otherwise, and stops them."""
     front_ends = []
 
-    async def start(broker, *, device_id="box-1", await_connection=True, **config):
+    async def start(broker, *, device_id="box-1", await_connection=True, documents=None, **config):
         metrics = Metrics(CollectorRegistry())
         metrics.know_model("fashion")
         front_end = MqttFrontEnd(
@@ -56,6 +56,7 @@ async def start_front_end(service, tmp_path):
             service=service,
             metrics=metrics,
             state_dir=tmp_path / device_id,
+            documents=documents,
             backoff_first_s=0.01,
             backoff_most_s=0.05,
             settle_s=0.0,

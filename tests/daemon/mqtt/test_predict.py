@@ -5,6 +5,8 @@ import base64
 import io
 import json
 import subprocess
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,10 +16,15 @@ from support.eventually import eventually
 from support.mqtt_client import TestClient
 from support.workers import paused_workers
 
+from daemon.documents import DocumentThread
+
 pytestmark = pytest.mark.broker
 
 PREDICT = "inferd/box-1/models/fashion/predict"
 RESULT = "inferd/box-1/models/fashion/result"
+
+BUSY_S = 60
+"""A bound for the test."""
 
 _GOOD_JSON = {
     "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 28, 28, 1], "data": [0] * 784}]
@@ -469,3 +476,30 @@ async def test_mosquitto_pub_sends_a_file_and_names_topic_and_correlation(
     answer = await client.anext()
     assert answer.correlation == b"c-1"
     assert answer.json["classification"][0]["label"] == "bag"
+
+
+async def test_a_large_document_is_read_in_the_thread_for_them(start_front_end, broker, connect):
+    documents = DocumentThread()
+    await start_front_end(broker, documents=documents)
+    client = connect()
+    client.subscribe("answers/#")
+    begun, finish = threading.Event(), threading.Event()
+
+    def wait():
+        begun.set()
+        finish.wait()
+
+    busy = asyncio.create_task(
+        documents.run(wait, is_heavy=True, deadline=time.monotonic() + BUSY_S)
+    )
+    await asyncio.to_thread(begun.wait)
+    large = json.dumps({**_GOOD_JSON, "id": "large", "note": "x" * 100_000}).encode()
+    small = json.dumps({**_GOOD_JSON, "id": "small"}).encode()
+    for payload in (large, small):
+        await asyncio.to_thread(client.publish, PREDICT, payload, response_topic="answers/1")
+    first = await client.anext()
+    finish.set()
+    await busy
+    second = await client.anext()
+
+    assert [json.loads(answer.payload)["id"] for answer in (first, second)] == ["small", "large"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.codec.jsontensors import MAX_JSON_BYTES
+from daemon.codec.jsontensors import MAX_JSON_BYTES, MAX_JSON_CONTAINERS
 from daemon.errors import DaemonError, Malformed
 from daemon.mqtt.messages import Delivery
 from daemon.mqtt.requests import read_address, read_envelope, read_wish
@@ -46,10 +46,20 @@ def test_a_picture_has_no_envelope_and_keeps_its_bytes():
     assert (wish.version, wish.timeout_s) == (None, None)
 
 
-def test_json_longer_than_is_parsed_anywhere_has_no_envelope():
-    long = b'{"id": "x"' + b" " * MAX_JSON_BYTES + b"}"
+@pytest.mark.parametrize(
+    "costly",
+    [
+        b'{"id": "x"' + b" " * MAX_JSON_BYTES + b"}",
+        b'{"id": [' + b"[]," * MAX_JSON_CONTAINERS + b"1]}",
+    ],
+    ids=["long", "many lists"],
+)
+def test_json_that_is_parsed_nowhere_has_no_envelope(costly):
+    assert read_envelope(_delivery(costly)) == {}
 
-    assert read_envelope(_delivery(long)) == {}
+
+def test_an_envelope_does_not_keep_the_tensors_beside_it():
+    assert read_envelope(_delivery({"id": "a", "inputs": [], "more": 1})) == {"id": "a"}
 
 
 def test_data_b64_is_the_body_with_its_own_hint():

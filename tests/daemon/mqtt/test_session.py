@@ -165,7 +165,9 @@ async def test_a_broker_that_comes_back_is_found_and_subscribed_to_again(broker,
 async def test_a_broker_that_is_away_at_the_start_is_waited_for(tmp_path):
     broker = Broker(tmp_path)
     async with _session(broker.port) as (_, recorder):
-        assert "refused" in (await recorder.next("unreachable"))[0].lower()
+        assert await recorder.next("unreachable") == (
+            f"the broker at 127.0.0.1:{broker.port} refused the connection: is it running?",
+        )
         await asyncio.to_thread(broker.start)
         await recorder.until("connected")
     await asyncio.to_thread(broker.stop)
@@ -174,7 +176,7 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for(tmp_path):
 async def test_a_host_that_does_not_exist_is_unreachable(broker):
     async with _session(broker.port, host="no-such-host.invalid") as (_, recorder):
         (reason,) = await recorder.next("unreachable")
-        assert "gaierror" in reason
+        assert f"no-such-host.invalid:{broker.port} cannot be resolved: " in reason
 
 
 async def test_a_port_where_nobody_speaks_mqtt_is_given_up_and_tried_again():
@@ -265,7 +267,8 @@ async def test_a_wrong_password_is_said_and_the_right_one_is_read_anew(tmp_path)
 
 async def test_a_password_file_that_is_missing_is_said(broker, tmp_path):
     async with _session(broker.port, password_file=tmp_path / "absent") as (_, recorder):
-        assert "FileNotFoundError" in (await recorder.next("unreachable"))[0]
+        (reason,) = await recorder.next("unreachable")
+    assert reason == f"{tmp_path}/absent cannot be read: No such file or directory"
 
 
 @pytest.fixture
@@ -344,7 +347,8 @@ async def test_a_certificate_of_an_unknown_authority_is_refused_with_the_reason(
         async with _session(broker.port, tls=True) as (_, recorder):
             (reason,) = await recorder.next("unreachable")
     gc.collect()
-    assert "CERTIFICATE_VERIFY_FAILED" in reason
+    told = f"the certificate of the broker at 127.0.0.1:{broker.port} was not accepted: "
+    assert reason == told + "unable to get local issuer certificate"
 
 
 async def test_a_session_that_another_client_of_its_name_throws_out_comes_back(broker):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import SHARED_MODELS
 from PIL import Image
+from support.boxes import overlap
 
 from accelerators import engine
 from accelerators.base import LoadSpec
@@ -87,6 +88,11 @@ def test_the_input_tensor_is_the_known_one(load, case):
     assert hashlib.sha256(rows.tobytes()).hexdigest() == case["preprocessing"]["tensor_sha256"]
 
 
+@pytest.mark.parametrize("case", cases("classification", "detection"))
+def test_labels_of_a_real_model_fit_it(load, case):
+    assert load(case["model"]).profile.notes == ()
+
+
 @pytest.mark.parametrize("case", cases("classification"))
 def test_a_picture_has_its_known_classes(load, case):
     expected = case["expected"]
@@ -98,15 +104,6 @@ def test_a_picture_has_its_known_classes(load, case):
     assert [category.score for category in meaning.categories] == pytest.approx(
         [entry["score"] for entry in expected["top5"]], abs=expected["score_tolerance_same_input"]
     )
-
-
-def overlap(a, b):
-    """Intersection over union of two boxes as (ymin, xmin, ymax, xmax)."""
-    height = min(a[2], b[2]) - max(a[0], b[0])
-    width = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0, height) * max(0, width)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return shared / (sum(areas) - shared)
 
 
 @pytest.mark.parametrize("case", cases("detection"))

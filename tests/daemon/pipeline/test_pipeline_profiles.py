@@ -225,6 +225,48 @@ def test_the_operators_labels_win_over_the_packed_ones():
     assert profile.labels == ("mine",)
 
 
+@pytest.mark.parametrize(
+    ("labels", "table", "packed", "note"),
+    [
+        (("a", "b"), {}, (), "labels.txt has 2 lines"),
+        (("a",) * 11, {"labels": "mine.txt"}, (), "mine.txt has 11 lines"),
+        ((), {"labels": ["a", "b"]}, (), "model.toml lists 2 labels"),
+        ((), {}, ("a", "b"), "the list of labels packed in the file has 2 lines"),
+    ],
+)
+def test_labels_that_do_not_fit_the_classes_are_noted_and_used(labels, table, packed, note):
+    metadata = (TensorMetadata(labels=packed),)
+    tables = make_tables(output=table)
+
+    profile = make_profile(picture_spec(), labels=labels, tables=tables, out=metadata)
+
+    assert profile.notes == (f"{note}, the model 10 classes",)
+    assert profile.labels[0] == "a"
+
+
+def test_labels_that_do_not_fit_a_masks_classes_are_noted():
+    mask = TensorSpec("mask", DataType.FP32, (1, 33, 33, 21))
+
+    profile = make_profile(picture_spec(), outputs=(mask,), labels=("a", "b"))
+
+    assert profile.notes == ("labels.txt has 2 lines, the model 21 classes",)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels"),
+    [
+        ((SCORES,), ("a",) * 10),
+        ((SCORES,), ()),
+        ((TensorSpec("scores", DataType.FP32, (1, -1)),), ("a", "b")),
+        ((PIXEL_CLASSES,), ("a", "b")),
+        ((TensorSpec("mask", DataType.FP32, (1, 33, 33, 1)),), ("background", "road")),
+        (POSTPROCESS, ("???", "a", "b")),
+    ],
+)
+def test_labels_that_fit_or_cannot_be_compared_are_not_noted(outputs, labels):
+    assert make_profile(picture_spec(), outputs=outputs, labels=labels).notes == ()
+
+
 def test_labels_listed_in_model_toml_are_used():
     tables = make_tables(output={"labels": ["cat", "dog"]})
 
