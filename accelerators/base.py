@@ -129,6 +129,10 @@ class ScoreCalibration:
     lines: tuple[tuple[float, float, float, float | None] | None, ...]
 
 
+# Lines of one label file: ten times the 21,843 classes of the largest known one.
+LABELS_MAX = 200_000
+
+
 @dataclass(frozen=True, slots=True)
 class TensorMetadata:
     """What the metadata packed in the file says of one input or output, in subgraph order.
@@ -139,8 +143,8 @@ class TensorMetadata:
         mean, std: per channel or one for all, of the float view of the input; () when not said.
         sample_rate: Hz, for audio; 0 when not said.
         channels: for audio; 0 when not said.
-        labels: lines of the tensor's label file, () when it has none. An empty line or "???" is
-            kept, so that line numbers stay class numbers.
+        labels: lines of the tensor's label file, at most LABELS_MAX, () when it has none. An empty
+            line or "???" is kept, so that line numbers stay class numbers.
         calibration: for outputs with a score calibration file.
         score_threshold: the metadata's own, or None.
         box_order: for bounding boxes: which of (left, top, right, bottom) stands at each place of

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 
 class DeathReason(Enum):
-    """Why a worker was replaced; the `reason` label of inferd_worker_restarts_total."""
+    """Why a worker is replaced, or is not; the `reason` label of inferd_worker_restarts_total."""
 
     CRASH = "crash"  # it died by a signal or exited
     TIMEOUT = "timeout"  # a call outlived call_timeout_s and it was killed
     MEMORY = "memory"  # it ran out of the memory it may take
     RECYCLE = "recycle"  # it has served recycle_after_calls
+    START = "start"  # a replacement did not start; another is tried later
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,16 @@ class Worker(Protocol):
 
         Raises:
             ModelRefused: it cannot be served; nothing is left behind.
+            WorkerUnavailable: there is no worker to be had for it now; nothing is left behind.
         """
         ...
 
     def call(self, place: int, arrays: list[Array], answer: asyncio.Future[CallResult]) -> None:
         """Hand a call over; `free` is not 0. `place` counts the report's signatures."""
+        ...
+
+    def hurry(self, patience_s: float) -> None:
+        """Somebody gave a call up: one that nobody waits for may run for so long and no longer."""
         ...
 
     async def close(self) -> None:

@@ -80,6 +80,10 @@ class TooBig(ValueError):
 class Slot:
     """One piece of shared memory, mapped here; it grows when a call needs more.
 
+    Attributes:
+        fd: of the memory; `close` gives it back.
+        size: bytes that are mapped here.
+
     Not thread-safe; the mark and the sockets' messages order the two sides.
     """
 
@@ -87,8 +91,8 @@ class Slot:
         self.fd = fd
         self.views: dict[tuple[int, bytes], list[Array]] = {}
         self._limit_bytes = limit_bytes
-        self._size = os.fstat(fd).st_size
-        self._map = mmap.mmap(fd, self._size)
+        self.size = os.fstat(fd).st_size
+        self._map = mmap.mmap(fd, self.size)
 
     @property
     def taken_up(self) -> bool:
@@ -109,8 +113,9 @@ class Slot:
         Raises:
             TooBig: more than a slot may take.
             BadMessage: the other side should have made it larger.
+            OSError: no memory or descriptor is to be had.
         """
-        if end <= self._size:
+        if end <= self.size:
             return
         if end > self._limit_bytes:
             raise TooBig(f"{end} bytes of tensors, a call may have {self._limit_bytes}")
@@ -122,7 +127,24 @@ class Slot:
             os.ftruncate(self.fd, size)
         self.views.clear()
         self._map = mmap.mmap(self.fd, min(size, self._limit_bytes))
-        self._size = len(self._map)
+        self.size = len(self._map)
+
+    def trim(self, keep_bytes: int) -> None:
+        """Give the memory behind the first `keep_bytes`, whole pages, back to the system.
+
+        Only while the other side does not use the slot. The file keeps its size, so that its
+        mapping there stays valid: what was given back reads as zeros.
+
+        Raises:
+            OSError: it cannot be given back now.
+        """
+        self.need(min(os.fstat(self.fd).st_size, self._limit_bytes), grow=False)
+        if self.size <= keep_bytes:
+            return
+        self._map.madvise(mmap.MADV_REMOVE, keep_bytes, self.size - keep_bytes)
+        self.views.clear()
+        self._map = mmap.mmap(self.fd, keep_bytes)
+        self.size = keep_bytes
 
     def remember(self, key: tuple[int, bytes], views: list[Array]) -> None:
         """Keep views for the next call of the same shapes."""
@@ -160,10 +182,18 @@ class Slot:
 
 
 def create_memory(name: str) -> int:
-    """A new file in memory for a slot, which cannot shrink; the caller closes it."""
+    """A new file in memory for a slot, which cannot shrink; the caller closes it.
+
+    Raises:
+        OSError: no memory or descriptor is to be had.
+    """
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, _SIZE_LEAST)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    try:
+        os.ftruncate(fd, _SIZE_LEAST)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -33,6 +33,18 @@ class ModelRefused(AcceleratorError):
         self.reason = reason
 
 
+class WorkerUnavailable(AcceleratorError):
+    """No worker can be had now; the model itself was not judged. Try again later.
+
+    Attributes:
+        reason: one plain sentence for the operator, at most 500 characters.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class InvokeFailed(AcceleratorError):
     """The runtime refused this input or failed in the middle; the worker lives on.
 

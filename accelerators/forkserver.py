@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -18,7 +19,16 @@ from typing import TYPE_CHECKING
 
 from accelerators.backoff import Backoff
 from accelerators.errors import AcceleratorError
-from accelerators.forkwire import ANSWER, EXITED, FAILED, FORKED, READY, REQUEST
+from accelerators.forkwire import (
+    ANSWER,
+    EXITED,
+    FAILED,
+    FORK,
+    FORKED,
+    KILL,
+    READY,
+    REQUEST,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +39,7 @@ _READY_TIMEOUT_S = 60.0  # to import the runtime: a tenth of a second warm, many
 _FORK_TIMEOUT_S = 30.0  # waiting for a server that is being restarted included
 _STOP_TIMEOUT_S = 5.0
 _FD_SIZE = array.array("i").itemsize
+_NO_DESCRIPTOR = os.strerror(errno.EMFILE)
 
 # The child runs the very code of this package, installed or not: -I drops the working directory
 # and the environment's paths, so the folder is named.
@@ -73,9 +84,13 @@ class Child:
     exited: asyncio.Future[Exit]
 
     def kill(self) -> None:
-        """End it at once. Does nothing when it is gone."""
-        with contextlib.suppress(ProcessLookupError):
+        """End it at once. Does nothing when it is gone; a failure is logged, not raised."""
+        try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except OSError as exc:
+            _log.error("worker cannot be killed pid=%d reason=%s", self.pid, exc.strerror)
 
     def close(self) -> None:
         """Give its descriptor back."""
@@ -90,7 +105,8 @@ class ForkServer:
 
     def __init__(self) -> None:
         self._server: _Server | None = None
-        self._up = asyncio.Event()
+        self._failure = ""  # why the last attempt to start one failed
+        self._settled = asyncio.Event()  # there is a server, or a failure
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -105,7 +121,7 @@ class ForkServer:
             ForkFailed: it does not start.
         """
         self._server = await _launch()
-        self._up.set()
+        self._settled.set()
         self._keeper = asyncio.create_task(self._keep(), name="forkserver-keeper")
 
     async def stop(self) -> None:
@@ -114,7 +130,7 @@ class ForkServer:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
             self._keeper = None
-        self._up.clear()
+        self._settled.clear()
         if self._server is not None:
             server, self._server = self._server, None
             await server.stop()
@@ -123,12 +139,15 @@ class ForkServer:
         """Fork a worker that gets copies of `fds`.
 
         Raises:
-            ForkFailed: no server, no process or no memory, also after waiting for a restart.
+            ForkFailed: no process, memory or descriptor is to be had; or the server has died and
+                does not start again so far.
         """
         try:
             async with asyncio.timeout(_FORK_TIMEOUT_S):
                 while True:
-                    await self._up.wait()
+                    await self._settled.wait()
+                    if self._failure:
+                        raise ForkFailed(self._failure)
                     if self._server is not None and not self._server.gone.done():
                         return await self._server.fork(fds)
                     await asyncio.sleep(0)
@@ -142,38 +161,32 @@ class ForkServer:
         while True:
             if self._server is not None:
                 await asyncio.wait([self._server.gone])
-                self._up.clear()
+                self._settled.clear()
                 server, self._server = self._server, None
                 await server.stop()
-            delay_s = backoff.delay_s(time.monotonic() - born)
-            _log.warning("fork server died, starting another retry_in_s=%.2f", delay_s)
-            await asyncio.sleep(delay_s)
+                _log.warning("fork server died, starting another")
+            await asyncio.sleep(backoff.delay_s(time.monotonic() - born))
             born = time.monotonic()
             try:
                 self._server = await _launch()
             except ForkFailed as exc:
+                self._failure = str(exc)
                 _log.error("fork server does not start reason=%s", exc)
-                continue
-            self._up.set()
+            else:
+                self._failure = ""
+            self._settled.set()
 
 
 async def _launch() -> _Server:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        try:
-            process = subprocess.Popen(  # noqa: ASYNC220, S603 (our own program; a few ms)
-                [sys.executable, "-I", "-c", _PROGRAM, _ROOT, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # numpy's own thread pool would make every fork a fork of a threaded process.
-                env={**_environment(), "OPENBLAS_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-        except OSError as exc:
-            ours.close()
-            raise ForkFailed(f"the fork server cannot be started: {exc}") from exc
-    server = _Server(process, ours)
+    """A server that is ready.
+
+    Raises:
+        ForkFailed: it does not start; nothing is left behind.
+    """
+    try:
+        server = _spawn()
+    except OSError as exc:
+        raise ForkFailed(f"the fork server cannot be started: {exc}") from exc
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
             await asyncio.wait([server.ready, server.gone], return_when=asyncio.FIRST_COMPLETED)
@@ -189,6 +202,35 @@ async def _launch() -> _Server:
     return server
 
 
+def _spawn() -> _Server:
+    """Start the process.
+
+    Raises:
+        OSError: no process or descriptor is to be had; nothing is left behind.
+    """
+    with contextlib.ExitStack() as undo:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        undo.callback(ours.close)
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 (our own program; a few ms)
+                [sys.executable, "-I", "-c", _PROGRAM, _ROOT, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # numpy's own thread pool would make every fork a fork of a threaded process.
+                env={**_environment(), "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,
+            )
+        undo.callback(process.wait)
+        undo.callback(process.kill)
+        # Now rather than when it is to be stopped: then there might be no descriptor left.
+        pidfd = os.pidfd_open(process.pid)
+        undo.callback(os.close, pidfd)
+        server = _Server(process, pidfd, ours)
+        undo.pop_all()
+    return server
+
+
 def _environment() -> dict[str, str]:
     """Ours without what a model has no business with: our settings and the service manager's."""
     private = ("INFERD_", "NOTIFY_SOCKET", "WATCHDOG_", "CREDENTIALS_DIRECTORY", "LISTEN_")
@@ -198,17 +240,23 @@ def _environment() -> dict[str, str]:
 class _Server:
     """One life of the fork server process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], pidfd: int, channel: socket.socket
+    ) -> None:
+        """Take the three over; `stop` gives them back."""
         self._loop = asyncio.get_running_loop()
         self.process = process
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.gone: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._pidfd = pidfd
         self._channel = channel
         self._next_number = 0
         self._requests: dict[int, asyncio.Future[Child]] = {}
         self._children: dict[int, asyncio.Future[Exit]] = {}
         channel.setblocking(False)
         self._loop.add_reader(channel.fileno(), self._on_readable)
+        self._loop.add_reader(pidfd, self._on_ended)
 
     async def fork(self, fds: Sequence[int]) -> Child:
         """Ask for a child.
@@ -222,7 +270,7 @@ class _Server:
         self._requests[number] = request
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         try:
-            self._channel.sendmsg([REQUEST.pack(number)], rights)
+            self._channel.sendmsg([REQUEST.pack(FORK, number)], rights)
         except OSError as exc:
             del self._requests[number]
             raise ForkFailed(f"the fork server cannot be asked: {exc.strerror}") from exc
@@ -231,20 +279,18 @@ class _Server:
     async def stop(self) -> None:
         """End the process and wait for it; its children end too."""
         self._hang_up()
-        pidfd = os.pidfd_open(self.process.pid) if self.process.poll() is None else -1
-        if pidfd < 0:
-            return
-        ended: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(pidfd, _settle, ended)
         try:
-            async with asyncio.timeout(_STOP_TIMEOUT_S):
-                await ended
-        except TimeoutError:
-            self.process.kill()
+            await asyncio.wait([self._ended], timeout=_STOP_TIMEOUT_S)
         finally:
-            self._loop.remove_reader(pidfd)
-            os.close(pidfd)
+            self.process.kill()  # does nothing when it has ended
             self.process.wait()
+            self._on_ended()
+
+    def _on_ended(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
 
     def _hang_up(self) -> None:
         """Close the socket, which ends the process; nobody can wait for its children any more."""
@@ -271,14 +317,20 @@ class _Server:
             return
         except OSError:
             message, ancillary = b"", []
-        if len(message) != ANSWER.size:
+        fds = _descriptors(ancillary)
+        if len(message) == ANSWER.size:
+            self._on_answer(message, fds)
+        else:
             self._hang_up()
-            return
+        for fd in fds:  # whatever nobody has taken
+            os.close(fd)
+
+    def _on_answer(self, message: bytes, fds: array.array[int]) -> None:
         what, number, pid, status, peak_kib = ANSWER.unpack(message)
         if what == READY:
             self.ready.set_result(None)
         elif what == FORKED:
-            self._on_forked(number, pid, _descriptor(ancillary))
+            self._on_forked(number, pid, fds)
         elif what == FAILED:
             request = self._requests.pop(number)
             if not request.done():
@@ -288,25 +340,33 @@ class _Server:
             if exited is not None and not exited.done():
                 exited.set_result(Exit(status, peak_kib * 1024))
 
-    def _on_forked(self, number: int, pid: int, pidfd: int) -> None:
+    def _on_forked(self, number: int, pid: int, fds: array.array[int]) -> None:
         request = self._requests.pop(number)
+        if not fds:  # the kernel drops it when we have no room for one more descriptor
+            self._kill(pid)
+            if not request.done():
+                request.set_exception(ForkFailed(f"no process to be had: {_NO_DESCRIPTOR}"))
+            return
         exited: asyncio.Future[Exit] = self._loop.create_future()
         self._children[pid] = exited
-        child = Child(pid, pidfd, exited)
+        child = Child(pid, fds.pop(0), exited)
         if request.done():  # whoever asked has gone away
             child.kill()
             child.close()
         else:
             request.set_result(child)
 
+    def _kill(self, pid: int) -> None:
+        """Have the server end a child for which there is no descriptor here."""
+        try:
+            self._channel.send(REQUEST.pack(KILL, pid))
+        except OSError as exc:
+            # It ends by itself when it sees that the other end of its socket is closed.
+            _log.error("fork server cannot be asked to kill pid=%d reason=%s", pid, exc.strerror)
 
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
-
-def _descriptor(ancillary: list[tuple[int, int, bytes]]) -> int:
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> array.array[int]:
     found = array.array("i")
     for _, _, data in ancillary:
         found.frombytes(data[: len(data) - len(data) % _FD_SIZE])
-    return found[0] if found else -1
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import fcntl
 import gc
 import os
@@ -19,7 +20,7 @@ from typing import NoReturn
 
 from accelerators import worker
 from accelerators.channel import EXIT_BUG
-from accelerators.forkwire import ANSWER, EXITED, FAILED, FORKED, READY, REQUEST
+from accelerators.forkwire import ANSWER, EXITED, FAILED, FORKED, KILL, READY, REQUEST
 from accelerators.interpreter import runtime_name
 
 FDS_MAX = 16
@@ -58,33 +59,57 @@ class _Server:
                     return
 
     def _answer(self) -> bool:
-        """Fork once. False when the daemon is gone."""
-        message, ancillary, _, _ = self._channel.recvmsg(
+        """Do what one request asks for. False when the daemon is gone."""
+        message, ancillary, flags, _ = self._channel.recvmsg(
             64, socket.CMSG_SPACE(FDS_MAX * _FD_SIZE), socket.MSG_CMSG_CLOEXEC
         )
         if not message:
             return False
-        (number,) = REQUEST.unpack(message)
+        what, number = REQUEST.unpack(message)
+        if what == KILL:
+            self._kill(number)
+            return True
         fds = [fd for _, _, data in ancillary for fd in _descriptors(data)]
-        try:
-            self._fork(number, fds)
-        except OSError as exc:
-            self._channel.send(ANSWER.pack(FAILED, number, 0, exc.errno or 0, 0))
-        finally:
-            for fd in fds:
-                os.close(fd)
+        problem = errno.EMFILE  # there was no room here for all of the descriptors
+        if not flags & socket.MSG_CTRUNC:
+            problem = self._fork(number, fds)
+        for fd in fds:
+            os.close(fd)
+        if problem:
+            self._channel.send(ANSWER.pack(FAILED, number, 0, problem, 0))
         return True
 
-    def _fork(self, number: int, fds: list[int]) -> None:
+    def _fork(self, number: int, fds: list[int]) -> int:
+        """Fork a worker and tell the daemon; returns 0, or the errno when there is none."""
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            return exc.errno or errno.EAGAIN
         if pid == 0:
             _become_worker(fds, parent)
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as exc:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return exc.errno or errno.EMFILE
         self._children[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))]
-        self._channel.sendmsg([ANSWER.pack(FORKED, number, pid, 0, 0)], rights)
+        try:
+            self._channel.sendmsg([ANSWER.pack(FORKED, number, pid, 0, 0)], rights)
+        except OSError as exc:
+            self._kill(pid)  # its end is told as every other's, to nobody who knows it
+            return exc.errno or errno.EPIPE
+        return 0
+
+    def _kill(self, pid: int) -> None:
+        """End a child; its end is told as every other's."""
+        for pidfd, child in self._children.items():
+            if child == pid:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def _reap(self, pidfd: int) -> None:
         pid = self._children.pop(pidfd)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import struct
 
-# Daemon to fork server: the request's number; the worker's descriptors come along.
-REQUEST = struct.Struct("<I")
+# Daemon to fork server: what, and the request's number or a pid.
+REQUEST = struct.Struct("<BI")
+
+FORK = 1  # request number; the worker's descriptors come along
+KILL = 2  # pid of a child whose descriptor did not arrive; nothing is answered
 
 # Fork server to daemon: what, request number, pid, wait status or errno, peak resident KiB.
 ANSWER = struct.Struct("<BIiiq")

@@ -3,7 +3,8 @@
 The rules:
 1. Metadata never stops a model: whatever is wrong with it is one sentence, and the model is served
    as if the part had not been there.
-2. Every offset, count, size and depth is bounded before it is used.
+2. Every offset, count, size and depth is bounded before it is used. A packed file with more lines
+   than LABELS_MAX is not used.
 3. Associated files are read only when a tensor names them, by their exact name, never to disk.
 4. Label lines are kept as they are, also empty ones: a line's number is the class number.
 5. Only the first subgraph's metadata is read: it describes the default signature.
@@ -21,6 +22,7 @@ import zlib
 from typing import TYPE_CHECKING, BinaryIO
 
 from accelerators.base import (
+    LABELS_MAX,
     ModelMetadata,
     ScoreCalibration,
     ScoreTransformation,
@@ -41,6 +43,7 @@ _FILES_MAX = 1000  # in the file's zip, and named by one tensor
 _CHANNELS_MAX = 4096
 _FILE_BYTES_MAX = 4 << 20  # per associated file, unpacked: a large vocabulary has 1 MiB
 _FILES_BYTES_MAX = 16 << 20  # all associated files together
+_LINES_MAX = 2 * LABELS_MAX  # of them all: the labels and the calibration of one output
 _TEXT_MAX = 4000  # characters of a name or description
 
 _FEATURE, _IMAGE, _BOUNDING_BOX, _AUDIO = 1, 2, 3, 4
@@ -121,6 +124,7 @@ class _Archive:
         self._file = file
         self._zip: zipfile.ZipFile | None = None
         self._budget_bytes = _FILES_BYTES_MAX
+        self._budget_lines = _LINES_MAX
 
     def text(self, name: str) -> str:
         """A packed file's text, "" (and a problem noted) when it cannot be had."""
@@ -143,6 +147,11 @@ class _Archive:
         if len(data) > limit:
             raise DamagedFile(f"it has more than {limit} bytes")
         self._budget_bytes -= len(data)
+        lines = data.count(b"\n") + (not data.endswith(b"\n"))
+        limit = min(LABELS_MAX, self._budget_lines)
+        if lines > limit:
+            raise DamagedFile(f"it has {lines} lines, more than {limit}")
+        self._budget_lines -= lines
         return data.decode("utf-8-sig", "replace")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import math
 import os
 import signal
 import socket
@@ -39,9 +40,10 @@ from accelerators.errors import (
     LoadStage,
     ModelRefused,
     WorkerLost,
+    WorkerUnavailable,
 )
 from accelerators.forkserver import ForkFailed
-from accelerators.report import decode_report, encode_spec
+from accelerators.report import BadReport, decode_report, encode_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +61,18 @@ _LAST_WORDS_BYTES = 4096  # of the worker's stderr that are kept: one page, the 
 _LAST_WORD_MAX = 200  # characters of it that are shown
 _EXIT_GRACE_S = 1.0  # for an idle worker to leave by itself
 _KILL_GRACE_S = 5.0  # for the kernel to end a killed one; longer means it hangs in a device
+
+# Bytes of a slot that are kept for the next call. What a larger call took, up to the whole memory
+# limit per slot, goes back a while after it; not at once, as taking it anew costs about as much as
+# filling it, and large calls come in rows.
+_SLOT_KEEP_BYTES = 4 << 20  # a picture of 640 x 480 as float32 fits
+_TRIM_AFTER_S = 2.0
+
+# A report from this size on, thousands of labels, is decoded beside the loop, not on it: 1 MiB of
+# labels takes 5 ms.
+_LARGE_REPORT_BYTES = 256 << 10
+
+_REASON_MAX = 500  # characters, as the errors promise
 
 # A crash with so much of its memory limit in use is a crash for want of memory.
 _MEMORY_SHARE = 0.8
@@ -109,11 +123,13 @@ class ProcessWorker:
         self._open: deque[_Call] = deque()
         self._lanes: list[tuple[Lane, Lane]] = []
         self._output_names: list[tuple[str, ...]] = []
-        self._loaded: asyncio.Future[ModelReport] = self._loop.create_future()
+        self._loaded: asyncio.Future[bytes] = self._loop.create_future()  # the report
         self._stage = LoadStage.PROCESS
         self._loss: Loss | None = None
         self._running_since = 0.0
+        self._patience_s = math.inf
         self._watch: asyncio.TimerHandle | None = None
+        self._trim: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
 
     @property
@@ -126,6 +142,7 @@ class ProcessWorker:
 
         Raises:
             ModelRefused: it cannot be served; nothing is left behind.
+            WorkerUnavailable: there is no worker to be had for it now; nothing is left behind.
         """
         try:
             return await self._start()
@@ -137,39 +154,58 @@ class ProcessWorker:
         try:
             await self._fork()
         except (ForkFailed, OSError) as exc:
-            raise ModelRefused(LoadStage.PROCESS, f"no worker can be started: {exc}"[:500]) from exc
+            raise _unavailable(f"no worker can be started: {exc}") from exc
         order = HEADER.pack(Kind.LOAD, 0, 0, self._proven_batch) + encode_spec(self._spec)
         self._send(order)
         timeout_s = self._spec.load_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                report = await self._loaded
+                data = await self._loaded
         except TimeoutError as exc:
-            raise ModelRefused(
-                LoadStage.PROCESS,
-                f"the runtime did not come back within {timeout_s:g} s {_DOING[self._stage]}",
-            ) from exc
+            doing = _DOING[self._stage]
+            reason = f"the runtime did not come back within {timeout_s:g} s {doing}"
+            if self._stage is LoadStage.PROCESS:
+                raise _unavailable(reason) from exc
+            raise ModelRefused(LoadStage.PROCESS, reason) from exc
+        report = await self._decode(data)
         self._lanes = make_lanes(report)
         self._output_names = [
             tuple(spec.name for spec in signature.outputs) for signature in report.signatures
         ]
         self._free_slots = list(range(SLOTS))
-        self.free = SLOTS
+        if self._channel is not None:  # else it has died since: `lost` tells
+            self.free = SLOTS
         return report
 
+    async def _decode(self, data: bytes) -> ModelReport:
+        try:
+            if len(data) < _LARGE_REPORT_BYTES:
+                return decode_report(data)
+            return await asyncio.to_thread(decode_report, data)
+        except BadReport as exc:
+            self._condemn(f"it sent nonsense: {exc}")
+            reason = f"its worker sent nonsense: {exc}"[:_REASON_MAX]
+            raise ModelRefused(LoadStage.PROCESS, reason) from exc
+
     async def _fork(self) -> None:
+        """Get a process and the ways to talk to it; what there is when this fails, `close` ends.
+
+        Raises:
+            ForkFailed, OSError: no process, memory or descriptor is to be had.
+        """
         limit_bytes = self._spec.memory_mib << 20
-        self._slots = [Slot(create_memory("inferd-slot"), limit_bytes) for _ in range(SLOTS)]
+        for _ in range(SLOTS):
+            self._slots.append(_new_slot(limit_bytes))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours
-        ours.setblocking(False)
-        self._stderr, stderr = _last_words_pipe()
-        try:
-            fds = [theirs.fileno(), stderr, *(slot.fd for slot in self._slots)]
-            self._child = await self._forkserver.fork(fds)
-        finally:
-            theirs.close()
-            os.close(stderr)
+        with theirs:
+            ours.setblocking(False)
+            self._stderr, stderr = _last_words_pipe()
+            try:
+                fds = [theirs.fileno(), stderr, *(slot.fd for slot in self._slots)]
+                self._child = await self._forkserver.fork(fds)
+            finally:
+                os.close(stderr)
         self.pid = self._child.pid
         self._child.exited.add_done_callback(self._on_exit)
         self._loop.add_reader(ours.fileno(), self._on_readable)
@@ -180,8 +216,9 @@ class ProcessWorker:
         slot = self._slots[number]
         try:
             body = self._lanes[place][0].put(slot, arrays)
-        except TooBig as exc:
-            answer.set_exception(InvokeFailed(str(exc)))
+        except (TooBig, OSError) as exc:
+            self._trim_later()  # of several tensors some may lie there
+            answer.set_exception(InvokeFailed(f"its inputs cannot be handed over: {exc}"))
             return
         slot.mark_untouched()
         self._free_slots.pop()
@@ -239,22 +276,35 @@ class ProcessWorker:
                 self._running_since + self._spec.call_timeout_s, self._on_watch
             )
 
+    def hurry(self, patience_s: float) -> None:
+        """Somebody gave a call up: one that nobody waits for may run for so long and no longer."""
+        self._patience_s = patience_s
+        if self._open and self._watch is not None:
+            self._watch.cancel()
+            self._on_watch()
+
     def _on_watch(self) -> None:
         self._watch = None
         if not self._open or self._child is None:
             return
-        due = self._running_since + self._spec.call_timeout_s
+        limit_s, what = self._spec.call_timeout_s, "a call"
+        if self._open[0].answer.done() and self._patience_s < limit_s:
+            limit_s, what = self._patience_s, "a call that nobody waited for any more"
+        due = self._running_since + limit_s
         if self._loop.time() < due:
             self._watch = self._loop.call_at(due, self._on_watch)
             return
-        detail = f"a call took longer than {self._spec.call_timeout_s:g} s"
-        self._child.kill()
+        detail = f"{what} took longer than {limit_s:g} s"
         self._loss = Loss(DeathReason.TIMEOUT, detail)
         self.free = 0
         head = self._open.popleft()
         if not head.answer.done():
             head.answer.set_exception(CallTimedOut(detail, started=True))
         self._fail_open(detail, started=False)
+        self._child.kill()
+        # Without waiting for its end: one that hangs in a device may not have any.
+        if not self.lost.done():
+            self.lost.set_result(self._loss)
 
     def _on_readable(self) -> None:
         assert self._channel is not None  # noqa: S101 (the reader is gone before it)
@@ -281,22 +331,35 @@ class ProcessWorker:
         elif kind == Kind.STAGE:
             self._stage = STAGES[detail]
         elif kind == Kind.LOADED:
-            self._settle_load(decode_report(self._slots[0].get_blob(number)))
+            self._on_report(number)
         elif kind == Kind.REFUSED:
             reason = message[HEADER.size :].decode("utf-8", "replace")
             self._settle_load(ModelRefused(STAGES[detail], reason))
         else:
             raise BadMessage(f"unknown kind {kind}")
 
+    def _on_report(self, length: int) -> None:
+        try:
+            self._settle_load(self._slots[0].get_blob(length))
+        except OSError as exc:
+            self._settle_load(_unavailable(f"the worker's report cannot be read: {exc}"))
+
     def _on_result(self, number: int, message: bytes) -> None:
         call = self._take(number)
         answer = call.answer
-        if not answer.done():
-            arrays = self._lanes[call.place][1].get(self._slots[number], message[_BODY_AT:])
-            names = self._output_names[call.place]
-            outputs = {name: array.copy() for name, array in zip(names, arrays, strict=True)}
-            invoke_s, started_at, finished_at = TIMES.unpack_from(message, HEADER.size)
-            answer.set_result(CallResult(outputs, invoke_s, started_at, finished_at))
+        if answer.done():
+            self._trim_later()  # nobody looks how large the result is
+        else:
+            try:
+                arrays = self._lanes[call.place][1].get(self._slots[number], message[_BODY_AT:])
+            except OSError as exc:
+                self._trim_later()
+                answer.set_exception(InvokeFailed(f"its result cannot be read: {exc}"))
+            else:
+                names = self._output_names[call.place]
+                outputs = {name: array.copy() for name, array in zip(names, arrays, strict=True)}
+                invoke_s, started_at, finished_at = TIMES.unpack_from(message, HEADER.size)
+                answer.set_result(CallResult(outputs, invoke_s, started_at, finished_at))
         self._release(number)
 
     def _on_failed(self, number: int, message: bytes) -> None:
@@ -304,6 +367,7 @@ class ProcessWorker:
         if not call.answer.done():
             text = message[_BODY_AT:].decode("utf-8", "replace")
             call.answer.set_exception(InvokeFailed(text))
+        self._trim_later()  # of several results some may lie there
         self._release(number)
 
     def _take(self, number: int) -> _Call:
@@ -315,18 +379,35 @@ class ProcessWorker:
     def _release(self, number: int) -> None:
         if self._open:
             self._begin()
+            if self._open[0].answer.done():
+                self.hurry(self._patience_s)
         self._free_slots.append(number)
+        if self._slots[number].size > _SLOT_KEEP_BYTES:
+            self._trim_later()
         if self._loss is None:
             self.free += 1
             self._on_free()
 
-    def _settle_load(self, outcome: ModelReport | ModelRefused) -> None:
+    def _trim_later(self) -> None:
+        if self._trim is None:
+            self._trim = self._loop.call_later(_TRIM_AFTER_S, self._on_trim)
+
+    def _on_trim(self) -> None:
+        """Trim the slots without a call; the others' turn comes after their call."""
+        self._trim = None
+        try:
+            for number in self._free_slots:
+                self._slots[number].trim(_SLOT_KEEP_BYTES)
+        except OSError as exc:
+            _log.warning("worker keeps its memory pid=%d reason=%s", self.pid, exc.strerror)
+
+    def _settle_load(self, outcome: bytes | ModelRefused | WorkerUnavailable) -> None:
         if self._loaded.done():
             return
-        if isinstance(outcome, ModelRefused):
-            self._loaded.set_exception(outcome)
-        else:
+        if isinstance(outcome, bytes):
             self._loaded.set_result(outcome)
+        else:
+            self._loaded.set_exception(outcome)
 
     def _on_end_of_file(self) -> None:
         """The worker is dead or dying; how, the fork server will say."""
@@ -336,13 +417,16 @@ class ProcessWorker:
             self._child.kill()
 
     def _condemn(self, detail: str) -> None:
-        self._loss = Loss(DeathReason.CRASH, detail)
+        self._loss = self._loss or Loss(DeathReason.CRASH, detail)
         self._on_end_of_file()
 
     def _hang_up(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+        if self._trim is not None:
+            self._trim.cancel()
+            self._trim = None
         if self._channel is not None:
             self._loop.remove_reader(self._channel.fileno())
             self._channel.close()
@@ -354,12 +438,18 @@ class ProcessWorker:
         loss = self._loss or self._explain(exited.result())
         self._loss = loss
         self.free = 0
-        self._settle_load(
-            ModelRefused(LoadStage.PROCESS, f"the runtime was {loss.detail} {_DOING[self._stage]}")
-        )
+        self._settle_load(self._judge(loss, exited.result()))
         self._fail_open(loss.detail)
         if not self.lost.done():
             self.lost.set_result(loss)
+
+    def _judge(self, loss: Loss, exit_: Exit) -> ModelRefused | WorkerUnavailable:
+        """What the end of a worker says of the model it loads."""
+        reason = f"the runtime was {loss.detail} {_DOING[self._stage]}"[:_REASON_MAX]
+        unborn = self._stage is LoadStage.PROCESS and loss.reason is not DeathReason.MEMORY
+        if unborn or exit_.status is None:  # before it saw the model, or with the fork server
+            return WorkerUnavailable(reason)
+        return ModelRefused(LoadStage.PROCESS, reason)
 
     def _read_the_rest(self) -> None:
         """Take the answers it sent before it died."""
@@ -405,6 +495,19 @@ async def _end(child: Child) -> None:
     child.close()
 
 
+def _unavailable(reason: str) -> WorkerUnavailable:
+    return WorkerUnavailable(reason[:_REASON_MAX])
+
+
+def _new_slot(limit_bytes: int) -> Slot:
+    fd = create_memory("inferd-slot")
+    try:
+        return Slot(fd, limit_bytes)
+    except OSError:
+        os.close(fd)
+        raise
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -415,7 +518,12 @@ def _signal_name(number: int) -> str:
 def _last_words_pipe() -> tuple[int, int]:
     """A pipe that keeps the first page written to it and drops the rest."""
     ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, _LAST_WORDS_BYTES)
+    try:
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, _LAST_WORDS_BYTES)
+    except OSError:
+        os.close(ours)
+        os.close(theirs)
+        raise
     return ours, theirs
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from accelerators.base import LoadSpec, ModelReport
+from accelerators.base import LABELS_MAX, LoadSpec, ModelReport
 
-BYTES_MAX = 16 << 20  # above the labels of any real model, below harm
-_ITEMS_MAX = 1_000_000
+BYTES_MAX = 8 << 20  # above LABELS_MAX labels of 30 bytes, below harm
+_ITEMS_MAX = LABELS_MAX  # nothing in a report is longer
 _DEPTH_MAX = 12
 
 
@@ -99,6 +99,8 @@ def _build_tuple(kinds: tuple[Any, ...], raw: Any, depth: int) -> tuple[Any, ...
     if not isinstance(raw, list) or len(raw) > _ITEMS_MAX:
         raise BadReport("a list is missing or too long")
     if kinds[-1] is Ellipsis:
+        if set(map(type, raw)) == {kinds[0]}:  # labels: nothing to build, and there may be many
+            return tuple(raw)
         return tuple(_build(kinds[0], item, depth + 1) for item in raw)
     if len(raw) != len(kinds):
         raise BadReport("a list has the wrong length")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from accelerators.backoff import LONGEST_AFTER_SERVING_S, Backoff
 from accelerators.base import Isolation
 from accelerators.calls import DeathReason
-from accelerators.errors import LoadStage, ModelRefused
+from accelerators.errors import LoadStage, ModelRefused, WorkerUnavailable
 from accelerators.process import ProcessWorker
 from accelerators.thread import ThreadWorker
 
@@ -32,9 +33,10 @@ class WorkerEvent:
     """Something happened to a worker that an operator wants to know.
 
     Attributes:
-        pid: of the worker that is gone; 0 for a thread.
+        pid: of the worker that is gone; 0 for a thread, and for a replacement that does not start.
         reason, detail: why; detail in plain words ("killed by SIGSEGV").
-        retry_in_s: how long until the replacement is tried; 0 at once.
+        retry_in_s: how long until the replacement is tried, for START once more; 0 at once,
+            infinity never.
     """
 
     pid: int
@@ -49,6 +51,7 @@ class _Seat:
 
     worker: Worker
     born: float = 0.0  # monotonic
+    retry_at: float = 0.0  # monotonic; of the next or latest try to fill it
     recycle_at: int = 0  # calls
     worn: asyncio.Event = field(default_factory=asyncio.Event)
     backoff: Backoff = field(default_factory=Backoff)
@@ -91,6 +94,8 @@ class WorkerPool:
 
         Raises:
             ModelRefused: the model cannot be served; nothing is left behind.
+            WorkerUnavailable: not enough workers are to be had for it now, try again later; nothing
+                is left behind.
         """
         self._loop = asyncio.get_running_loop()
         workers: list[Worker] = []
@@ -137,6 +142,16 @@ class WorkerPool:
         return "" if self._ready else self._failure
 
     @property
+    def retry_at(self) -> float | None:
+        """When the next worker is tried (monotonic seconds) while none is alive; None otherwise.
+
+        In the past while a try is under way; infinity when there will be none.
+        """
+        if self._ready:
+            return None
+        return min((seat.retry_at for seat in self._seats), default=None)
+
+    @property
     def free_slots(self) -> int:
         """Calls that `call` would accept now."""
         free = 0
@@ -148,8 +163,8 @@ class WorkerPool:
         """Hand a call to the least busy worker. Only while `free_slots` > 0 (else RuntimeError).
 
         The inputs are complete, in the right dtypes, with shapes the model was described with, and
-        C-contiguous; they are copied before this returns. Cancelling the future does not stop the
-        invocation, only drops its result.
+        C-contiguous; they are copied before this returns. Cancelling the future drops the result;
+        `give_up` says how long the invocation may go on.
 
         The future's exceptions:
             InvokeFailed: the model refused this input; the worker lives on.
@@ -167,6 +182,16 @@ class WorkerPool:
         answer: asyncio.Future[CallResult] = self._loop.create_future()
         chosen.call(place, [inputs[name] for name in names], answer)
         return answer
+
+    def give_up(self, call: asyncio.Future[CallResult], *, patience_s: float) -> None:
+        """Nobody waits for a call any more.
+
+        Its result is dropped. When it has run for `patience_s` it is taken for hung, and its worker
+        is replaced, so that those who wait behind it need not wait for `call_timeout_s`.
+        """
+        call.cancel()
+        for worker in self._ready:
+            worker.hurry(patience_s)
 
     async def stop(self) -> None:
         """Stop every worker; calls in flight get WorkerLost. Leaves no process, thread or file."""
@@ -194,7 +219,8 @@ class WorkerPool:
         """A worker that serves what the first one reported.
 
         Raises:
-            ModelRefused: it cannot be had, or found another file than the first.
+            ModelRefused: it cannot serve the model, or found another file than the first.
+            WorkerUnavailable: there is none to be had now.
         """
         known = self._report
         worker: Worker
@@ -239,6 +265,7 @@ class WorkerPool:
                 await self._keep_once(seat)
         except Exception:  # noqa: BLE001 (top of a task)
             self._failure = "its supervision failed; see the log"
+            seat.retry_at = math.inf
             _log.exception("worker supervision failed pid=%d", seat.worker.pid)
         finally:
             self._dismiss(seat.worker)
@@ -255,27 +282,33 @@ class WorkerPool:
         if worker.lost.done():
             self._dismiss(worker)
             await worker.close()
-            seat.worker = await self._replace(worker, worker.lost.result(), seat.backoff, seat.born)
+            seat.worker = await self._replace(seat, worker.lost.result())
             self._install(seat)
         else:
             await self._recycle(seat)
 
-    async def _replace(self, worker: Worker, loss: Loss, backoff: Backoff, born: float) -> Worker:
+    async def _replace(self, seat: _Seat, loss: Loss) -> Worker:
         """Another worker for one that was lost, however long it takes."""
-        delay_s = _delay_s(loss, backoff, time.monotonic() - born)
         self._failure = f"its worker was {loss.detail} and is being restarted"
-        self._on_event(WorkerEvent(worker.pid, loss.reason, loss.detail, delay_s))
+        delay_s = _delay_s(loss, seat.backoff, time.monotonic() - seat.born)
         if loss.final:
-            self._failure = loss.detail
+            self._failure, delay_s = loss.detail, math.inf
+        seat.retry_at = time.monotonic() + delay_s
+        self._on_event(WorkerEvent(seat.worker.pid, loss.reason, loss.detail, delay_s))
+        if loss.final:
             await asyncio.Event().wait()  # for good: until the pool is stopped
         while True:
             await asyncio.sleep(delay_s)
             try:
                 return (await self._start_worker())[0]
-            except ModelRefused as exc:
-                delay_s = backoff.delay_s(0.0)
-                self._failure = exc.reason
-                _log.warning("worker does not start reason=%s retry_in_s=%.2f", exc, delay_s)
+            except (ModelRefused, WorkerUnavailable) as exc:
+                reason = exc.reason
+            delay_s = seat.backoff.delay_s(0.0)
+            seat.retry_at = time.monotonic() + delay_s
+            self._failure = (
+                f"its worker was {loss.detail} and its replacement does not start: {reason}"
+            )
+            self._on_event(WorkerEvent(0, DeathReason.START, reason, delay_s))
 
     async def _recycle(self, seat: _Seat) -> None:
         """Start another worker, and only then let the worn one finish and go."""
@@ -284,7 +317,7 @@ class WorkerPool:
         seat.recycle_at = old.calls + self._recycle_after  # should the new one not start
         try:
             seat.worker = (await self._start_worker())[0]
-        except ModelRefused as exc:
+        except (ModelRefused, WorkerUnavailable) as exc:
             _log.warning("worker is not recycled pid=%d reason=%s", old.pid, exc)
             return
         self._install(seat)

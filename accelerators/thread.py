@@ -23,6 +23,7 @@ from accelerators.errors import (
     LoadStage,
     ModelRefused,
     WorkerLost,
+    WorkerUnavailable,
 )
 
 if TYPE_CHECKING:
@@ -76,8 +77,12 @@ class ThreadWorker:
 
         Raises:
             ModelRefused: it cannot be served.
+            WorkerUnavailable: there is no thread to be had for it now.
         """
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            raise WorkerUnavailable(f"no worker can be started: {exc}") from exc
         timeout_s = self._spec.load_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -93,6 +98,9 @@ class ThreadWorker:
             raise
         self.free = SLOTS
         return report
+
+    def hurry(self, patience_s: float) -> None:
+        """Nothing: a thread cannot be stopped."""
 
     def call(self, place: int, arrays: list[Array], answer: asyncio.Future[CallResult]) -> None:
         """Hand a call over; `free` is not 0. `place` counts the report's signatures."""

@@ -5,6 +5,10 @@ What happens to a request whose worker dies:
 2. It had been begun: it is tried once more, alone, unless the model keeps state between calls.
 3. It ran into the model's time limit: it is not tried again, since it would hang the next worker.
 A shared invocation that fails is repeated row by row, so that one bad row fails only itself.
+
+What happens to an invocation that nobody waits for any more: its result is dropped, and when it
+runs on for far longer than usual it is taken for hung. Not so for a model that keeps state: it has
+its whole time limit, since its worker's end would lose the state.
 """
 
 from __future__ import annotations
@@ -39,6 +43,9 @@ class Workers(Protocol):
 
     def call(self, signature: str, inputs: Mapping[str, Array]) -> asyncio.Future[CallResult]:
         """Hand a call to a worker."""
+
+    def give_up(self, call: asyncio.Future[CallResult], *, patience_s: float) -> None:
+        """Nobody waits for a call any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ class Dispatcher:
         max_rows: int,
         max_delay_s: float,
         retry: bool,
+        patience_s: Callable[[], float],
         on_batch: Callable[[int, CallResult], None],
     ) -> None:
         """Store only.
@@ -102,12 +110,14 @@ class Dispatcher:
             max_rows: rows of a shared invocation; 1 for none.
             max_delay_s: how long the first waiting request may wait for others, seconds.
             retry: whether rule 2 may try again: False for models that keep state.
+            patience_s: how long an invocation that nobody waits for may run; asked each time.
             on_batch: told of every invocation's rows and result.
         """
         self._pool = pool
         self._max_rows = max_rows
         self._max_delay_s = max_delay_s
         self._retry = retry
+        self._patience_s = patience_s
         self._on_batch = on_batch
         # In order of arrival; by future, so that one whose client left is taken out at once.
         self._queue: OrderedDict[asyncio.Future[Answer], _Job] = OrderedDict()
@@ -143,14 +153,14 @@ class Dispatcher:
     def withdraw(self, future: asyncio.Future[Answer]) -> None:
         """Nobody waits for this request any more: let its place and its tensors go.
 
-        An invocation that nobody waits for is given up too; what becomes of it is the pool's.
+        An invocation that nobody waits for is given up too.
         """
         future.cancel()
         if self._queue.pop(future, None) is not None:
             return
-        for call, jobs in self._calls.items():
-            if all(job.future.done() for job in jobs) and not call.done():
-                call.cancel()
+        for call, jobs in list(self._calls.items()):
+            if not call.done() and all(job.future.done() for job in jobs):
+                self._pool.give_up(call, patience_s=self._patience_s())
 
     def pump(self) -> None:
         """Hand out what can be handed out now."""

@@ -79,6 +79,7 @@ class _Model:
             candidate is not None
             and candidate.state is VersionState.UNAVAILABLE
             and candidate.found.stamp == found.stamp
+            and not candidate.is_due
         )
 
     @property
@@ -368,7 +369,8 @@ class ModelRegistry:
             settings = choose_settings(found.model_path, found.tables, self._config)
             latest = model.candidates.get(number) or model.answering.get(number)
             if latest is None or (
-                latest.state is not VersionState.LOADING and _differs(latest, found, settings)
+                latest.state is not VersionState.LOADING
+                and (latest.is_due or _differs(latest, found, settings))
             ):
                 self._begin(model, found, settings)
         self._forget_refusals(model, keep=() if model.is_gone else _numbers(model.found))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from accelerators.errors import ModelRefused
+from accelerators.calls import DeathReason
+from accelerators.errors import ModelRefused, WorkerUnavailable
 from accelerators.supervisor import WorkerEvent, WorkerPool
 from daemon.admission import BATCH_SIZES, Gate
 from daemon.dispatch import Dispatcher
@@ -28,7 +30,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
-_PATIENCE_S = 2.0
+_LEAST_PATIENCE_S = 1.0
+_PATIENCE_FACTOR = 10
+"""Ten times the usual time is no longer noise; below a second nothing is worth a new worker."""
+
+_RETRY_S = 5.0
+"""Between tries to load a model for which no worker was to be had."""
+
+_RESTART_S = 2.0
 """A replacement that starts later than this is not waited for: the version counts as down.
 
 Longer than the start of a worker (some 20 ms and the model's own load), shorter than a client's
@@ -107,6 +116,13 @@ class Counters:
         )
 
 
+def _patience_s(report: ModelReport, gate: Gate) -> float:
+    """How long an invocation may run that nobody waits for: far longer than any good one does."""
+    if report.stateful:
+        return math.inf
+    return max(_LEAST_PATIENCE_S, _PATIENCE_FACTOR * gate.invoking.mean_s)
+
+
 def _add(tally: list[int], seconds: float) -> None:
     tally[0] += 1
     tally[1] += int(seconds * 1e9)
@@ -159,6 +175,7 @@ class ServedVersion:
         self.state = VersionState.LOADING
         self.target: Target | None = None
         self._reason = ""
+        self._retry_at = math.inf
         self._metrics = metrics
         self._holders = 0
         self._let_go = asyncio.Event()
@@ -196,6 +213,10 @@ class ServedVersion:
         except ModelRefused as refused:
             self._refuse(refused.reason)
             return
+        except WorkerUnavailable as shortage:
+            self._retry_at = time.monotonic() + _RETRY_S
+            self._refuse(f"{shortage.reason}; it is tried again")
+            return
         except ValueError as contradiction:
             await self._pool.stop()
             self._refuse(f"model.toml does not fit the model: {contradiction}")
@@ -231,6 +252,7 @@ class ServedVersion:
             max_rows=report.max_batch,
             max_delay_s=self.settings.max_delay_s,
             retry=not report.stateful,
+            patience_s=lambda: _patience_s(report, gate),
             on_batch=self._on_batch,
         )
         return Target(
@@ -246,10 +268,15 @@ class ServedVersion:
         )
 
     @property
+    def is_due(self) -> bool:
+        """Whether it was refused for want of a worker, and is to be tried again now."""
+        return self.state is VersionState.UNAVAILABLE and time.monotonic() >= self._retry_at
+
+    @property
     def down_reason(self) -> str:
         """Why a loaded version cannot answer now; "" when it can or will within moments."""
         if self._down_since_event and self._pool.alive == 0:
-            return f"its worker keeps dying and is being restarted: {self._pool.failure}"
+            return self._pool.failure
         return ""
 
     @property
@@ -341,7 +368,8 @@ class ServedVersion:
             event.retry_in_s,
         )
         self._metrics.worker_restart(self.model, event.reason.value)
-        if event.retry_in_s <= _PATIENCE_S or self._pool.alive:
+        soon = event.reason is not DeathReason.START and event.retry_in_s <= _RESTART_S
+        if soon or self._pool.alive:
             return
         self._down_since_event = True
         if self.target is not None:

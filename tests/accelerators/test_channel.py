@@ -91,6 +91,49 @@ def test_slot_grows_for_both_ends_and_keeps_working_for_small_calls(pair):
         np.testing.assert_array_equal(out, array)
 
 
+def blocks_bytes(slot) -> int:
+    """Memory that the file takes."""
+    return os.fstat(slot.fd).st_blocks * 512
+
+
+def test_trimmed_slot_gives_its_memory_back_and_takes_every_call_as_before(pair):
+    for count in (10, 200_000):
+        array = np.arange(count, dtype=np.int32)
+        crossed(pair, [DataType.INT32], [array])
+        full = blocks_bytes(pair[0])
+
+        pair[0].trim(8192)
+
+        assert blocks_bytes(pair[0]) <= min(full, 8192)
+        for again in (10, 100_000, 3):
+            array = np.arange(again, dtype=np.int32)
+            (out,) = crossed(pair, [DataType.INT32], [array])
+            np.testing.assert_array_equal(out, array)
+
+
+def test_trim_keeps_what_lies_at_the_front(pair):
+    ours, theirs = pair
+    front = np.arange(1000, dtype=np.int32)
+    lane = Lane(0, [DataType.INT32])
+    lane.put(theirs, [np.zeros(200_000, np.int32)])
+    body = lane.put(theirs, [front])
+
+    ours.trim(8192)
+
+    np.testing.assert_array_equal(Lane(0, [DataType.INT32]).get(ours, body)[0], front)
+
+
+def test_trim_reaches_what_only_the_other_side_has_mapped(pair):
+    ours, theirs = pair
+    Lane(0, [DataType.INT32]).put(theirs, [np.ones(200_000, np.int32)])
+    full = blocks_bytes(ours)
+
+    ours.trim(8192)
+
+    assert full > 200_000 * 4
+    assert blocks_bytes(ours) <= 8192
+
+
 def test_array_that_is_not_contiguous_crosses(pair):
     array = np.arange(100, dtype=np.int64).reshape(10, 10)[::2, ::3]
 

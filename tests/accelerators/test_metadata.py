@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import tflite_builder as models
 from support.tflite_builder import TensorNotes
 
-from accelerators.base import ModelMetadata, ScoreTransformation
+from accelerators.base import LABELS_MAX, ModelMetadata, ScoreTransformation
 from accelerators.flatbuffer import DamagedFile
 from accelerators.metadata import parse_calibration, read_metadata
 
@@ -112,6 +112,34 @@ def test_label_file_that_is_not_there_is_noted():
     assert metadata.outputs[0].labels == ()
     assert metadata.inputs[0].content == "image"
     assert "no.txt" in problem
+
+
+@pytest.mark.parametrize("end", ["", "\n"], ids=["last line open", "last line ended"])
+def test_as_many_labels_as_may_be_are_read(end):
+    notes = TensorNotes("p", 1, files=(("l.txt", 2, ""),))
+    text = "\n".join(["x"] * LABELS_MAX) + end
+    metadata, problem = read(described(notes, files={"l.txt": text.encode()}))
+
+    assert (len(metadata.outputs[0].labels), problem) == (LABELS_MAX, "")
+
+
+@pytest.mark.parametrize("end", ["", "\n"], ids=["last line open", "last line ended"])
+def test_more_labels_are_left_out_and_noted(end):
+    notes = TensorNotes("p", 1, files=(("l.txt", 2, ""),))
+    text = "\n".join(["x"] * (LABELS_MAX + 1)) + end
+    metadata, problem = read(described(notes, files={"l.txt": text.encode()}))
+
+    assert (metadata.outputs[0].name, metadata.outputs[0].labels) == ("p", ())
+    assert "'l.txt'" in problem
+    assert "200001 lines, more than 200000" in problem
+
+
+def test_labels_of_many_outputs_together_are_bounded_too():
+    notes = [TensorNotes(name, 1, files=(("l.txt", 2, ""),)) for name in "abc"]
+    metadata, problem = read(described(*notes, files={"l.txt": b"\n" * LABELS_MAX}))
+
+    assert [len(output.labels) for output in metadata.outputs] == [LABELS_MAX, LABELS_MAX, 0]
+    assert "more than 0" in problem
 
 
 def test_file_with_a_way_out_of_its_folder_is_a_name_like_any_other(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -106,6 +108,34 @@ async def test_call_that_outlives_its_time_is_ended(open_pool):
     assert (await bench.call(x=FINE))["y"].tolist() == [5]
 
 
+def descriptor_of(pid: int) -> int:
+    """The one by which this process can signal another."""
+    for info in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if f"Pid:\t{pid}\n" in info.read_text():
+                return int(info.name)
+    raise LookupError(pid)
+
+
+async def test_worker_that_hangs_and_cannot_be_killed_is_left_behind(open_pool, monkeypatch):
+    monkeypatch.setattr("accelerators.process._EXIT_GRACE_S", 0.1)
+    monkeypatch.setattr("accelerators.process._KILL_GRACE_S", 0.1)
+    bench = await open_pool(models.hangs_while_at_most(0.0), call_timeout_s=0.3)
+    pid = bench.pool.pids[0]
+    os.dup2(0, descriptor_of(pid), inheritable=False)  # it is no process any more
+    running, staged = at_work(bench, HANG), at_work(bench, FINE)
+
+    with pytest.raises(CallTimedOut):
+        await asyncio.wait_for(running, 20)
+    with pytest.raises(WorkerLost):
+        await asyncio.wait_for(staged, 20)
+    await bench.until(lambda: bench.events and bench.pool.alive == 1)
+
+    assert psutil.pid_exists(pid)
+    assert (bench.events[0].reason, bench.events[0].pid) == (DeathReason.TIMEOUT, pid)
+    assert (await bench.call(x=FINE))["y"].tolist() == [5]
+
+
 async def test_time_of_a_staged_call_begins_when_its_turn_comes(open_pool):
     bench = await open_pool(models.hangs_while_at_most(0.0), call_timeout_s=0.4)
     for _ in range(3):  # the watch is armed by the first and must not be the others' end
@@ -141,6 +171,43 @@ async def test_worker_that_hung_is_replaced_at_once_every_time(open_pool):
         await bench.until(lambda n=count: len(bench.events) == n and bench.pool.alive == 1)
 
     assert [event.retry_in_s for event in bench.events] == [0, 0, 0, 0]
+
+
+async def test_call_that_hangs_and_was_given_up_is_ended_long_before_its_limit(open_pool):
+    bench = await open_pool(models.hangs_while_at_most(0.0), call_timeout_s=600)
+    hung, behind = at_work(bench, HANG), at_work(bench, FINE)
+
+    bench.pool.give_up(hung, patience_s=0.1)
+
+    with pytest.raises(WorkerLost) as lost:
+        await behind
+    assert not lost.value.started
+    assert "nobody waited for" in lost.value.reason
+    await bench.until(lambda: bench.pool.alive == 1)
+    assert [event.reason for event in bench.events] == [DeathReason.TIMEOUT]
+
+
+async def test_call_that_was_given_up_while_it_waited_is_ended_when_its_turn_makes_it_hang(
+    open_pool,
+):
+    bench = await open_pool(models.hangs_while_at_most(0.0), call_timeout_s=600)
+    first, hung = at_work(bench, FINE), at_work(bench, HANG)
+
+    bench.pool.give_up(hung, patience_s=0.1)
+    await first
+    await bench.until(lambda: bench.events and bench.pool.alive == 1)
+
+    assert (await bench.call(x=FINE))["y"] is not None
+
+
+async def test_call_that_was_given_up_and_ends_in_time_costs_no_worker(open_pool):
+    bench = await open_pool(models.scale())
+    given_up = bench.pool.call("serving_default", {"x": np.ones((1, 4), np.float32)})
+
+    bench.pool.give_up(given_up, patience_s=20)
+    await bench.call(x=np.ones((1, 4), np.float32))
+
+    assert bench.events == []
 
 
 async def test_pool_without_a_worker_says_why(open_pool):
@@ -225,16 +292,20 @@ def alive(pid: int) -> bool:
     return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-async def test_replacement_that_finds_another_file_is_not_used(open_pool, save, wait_until):
+async def test_replacement_that_finds_another_file_is_not_used(open_pool, save):
     bench = await open_pool(models.scale(2.0))
 
     save(b"").unlink()  # a loaded file must never change in place
     save(models.scale(3.0))
     os.kill(bench.pool.pids[0], signal.SIGKILL)
     await bench.until(lambda: bench.events)
-    await wait_until(lambda: "another one" in bench.pool.failure)
+    await bench.until(lambda: len(bench.events) >= 3)
 
     assert bench.pool.alive == 0
+    assert {(event.pid, event.reason) for event in bench.events[1:]} == {(0, DeathReason.START)}
+    assert "another one" in bench.events[1].detail
+    assert bench.pool.failure.endswith(f"its replacement does not start: {bench.events[1].detail}")
+    assert bench.pool.retry_at is not None
 
 
 async def test_worn_worker_is_replaced_without_losing_a_call(open_pool, ones):

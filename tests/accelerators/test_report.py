@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accelerators.base import (
+    LABELS_MAX,
     DataType,
     Isolation,
     LoadSpec,
@@ -117,6 +118,20 @@ def test_unknown_datatype_is_refused():
 
     with pytest.raises(BadReport, match="DataType"):
         decode_report(data)
+
+
+def test_label_that_is_no_text_is_refused():
+    data = encode_report(REPORT).replace(b'["a", ""]', b'["a", 1]')
+
+    with pytest.raises(BadReport, match="expected str, found int"):
+        decode_report(data)
+
+
+def test_more_labels_than_may_be_are_refused():
+    metadata = ModelMetadata(outputs=(TensorMetadata(labels=("",) * (LABELS_MAX + 1)),))
+
+    with pytest.raises(BadReport, match="too long"):
+        decode_report(encode_report(replace(REPORT, metadata=metadata)))
 
 
 def test_deep_nesting_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 
 import numpy as np
@@ -89,7 +90,7 @@ async def test_call_that_hangs_is_given_up_and_the_pool_has_failed(save, wait_un
 
     await wait_until(lambda: bool(events))
     assert events[0].reason is DeathReason.TIMEOUT
-    assert pool.alive == 0
+    assert (pool.alive, pool.retry_at, events[0].retry_in_s) == (0, math.inf, math.inf)
     assert "left behind" in pool.failure
     await pool.stop()
     await wait_until(lambda: "inferd-model" not in {t.name for t in threading.enumerate()})

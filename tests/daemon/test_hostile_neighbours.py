@@ -180,6 +180,26 @@ def test_a_model_that_hangs_is_stopped_at_its_limit_while_the_good_one_answers(
     assert len(workers_of(daemon)) == 2
 
 
+@pytest.mark.shared
+def test_a_client_that_hangs_a_model_and_leaves_does_not_hold_it_for_its_whole_limit(
+    served, shared_models
+):
+    daemon, folder = served
+    errors = shared_models / "models" / "errors"
+    add_all(daemon, folder, [errors / "nested_while_hang_on_zero.tflite"])
+    predict = f"{daemon.url}/v1/models/nested_while_hang_on_zero:predict"
+
+    left = requests.post(
+        predict, json={"inputs": 0.0}, headers={"Inferd-Timeout-Ms": "100"}, timeout=30
+    )
+    behind = requests.post(
+        predict, json={"inputs": 1.0}, headers={"Inferd-Timeout-Ms": "20000"}, timeout=30
+    )
+
+    assert left.status_code == 504
+    assert behind.json() == {"outputs": 2.0}
+
+
 def test_a_daemon_that_is_killed_leaves_no_process(served):
     daemon, _folder = served
     below = psutil.Process(daemon.process.pid).children(recursive=True)
