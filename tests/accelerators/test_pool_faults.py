@@ -183,7 +183,7 @@ async def test_call_that_hangs_and_was_given_up_is_ended_long_before_its_limit(o
         await behind
     assert not lost.value.started
     assert "nobody waited for" in lost.value.reason
-    await bench.until(lambda: bench.pool.alive == 1)
+    await bench.until(lambda: bench.events and bench.pool.alive == 1)
     assert [event.reason for event in bench.events] == [DeathReason.TIMEOUT]
 
 
