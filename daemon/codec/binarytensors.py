@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from accelerators.base import DataType
-from daemon.errors import BadTensor
+from daemon.errors import BadTensor, TooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from accelerators.base import Array, TensorSpec
 
 _LENGTH = struct.Struct("<I")
+MAX_STRINGS = 1_500_000
+"""Of one tensor. Each is an object of its own, so a second's work and 100 MB are here."""
 
 
 def numbers_from_block(
@@ -57,7 +59,14 @@ def strings_from_block(
 
     Raises:
         BadTensor: a length runs over the end, or there are fewer or more elements.
+        TooLarge: more than `MAX_STRINGS`.
     """
+    if count > MAX_STRINGS:
+        raise TooLarge(
+            f"input '{name}': {count} strings are more than the {MAX_STRINGS} taken at a time",
+            limit=MAX_STRINGS,
+            unit="values",
+        )
     if count * _LENGTH.size > size_bytes:
         raise BadTensor(
             f"input '{name}': {count} BYTES elements need at least {count * _LENGTH.size} bytes, "

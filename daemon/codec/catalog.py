@@ -64,7 +64,7 @@ def _describe_version(version: VersionStatus) -> dict[str, object]:
         "memory_bytes": report.memory_bytes,
         "runtime": report.runtime,
         "digest": report.digest,
-        "notes": list(report.notes),
+        "notes": [*report.notes, *(profile.notes if profile else ())],
     }
     if report.degraded:
         document["degraded_reason"] = report.degraded_reason

@@ -142,6 +142,7 @@ def decode_infer(body: bytes, header_length: int | None, view: ModelView) -> Inf
         BadTensor: an input or output is not the model's.
         SignatureNotFound: the parameter `signature` names none of the model's.
         Unsupported: it asks for shared memory.
+        TooLarge: JSON that would take too long to parse, or too many strings.
     """
     if header_length == 0:
         return _decode_raw(body, view)
@@ -221,8 +222,8 @@ def _raw_shape(spec: TensorSpec, size_bytes: int) -> tuple[int, ...]:
             f"the model's shape is {list(spec.shape)}"
         )
     if -1 in shape:
-        step_bytes = -math.prod(shape) * spec.datatype.itemsize
-        shape[shape.index(-1)] = max(1, size_bytes // step_bytes)
+        step_bytes = -math.prod(shape) * spec.datatype.itemsize  # 0 where another one is 0
+        shape[shape.index(-1)] = max(1, size_bytes // step_bytes) if step_bytes else 1
     return tuple(shape)
 
 

@@ -6,6 +6,7 @@ extension_classification.md.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import orjson
 from accelerators.base import DataType
 from daemon.codec.binarytensors import block_from_strings
 from daemon.codec.jsontensors import array_to_json, bytes_array
+from daemon.codec.pieces import check_answer_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from accelerators.base import Array
     from daemon.codec.kserve import InferCall, OutputWish
@@ -42,7 +44,9 @@ def encode_infer(
 
     Raises:
         BadTensor: a BYTES output that is not UTF-8 was asked for as JSON.
+        TooLarge: the outputs have more values than are written as JSON.
     """
+    check_answer_size(written_arrays(call, result))
     document: dict[str, object] = {
         "model_name": result.model,
         "model_version": str(result.version),
@@ -60,6 +64,15 @@ def encode_infer(
     if not blocks:
         return head, None
     return b"".join((head, *blocks)), len(head)
+
+
+def written_arrays(call: InferCall, result: PredictResult) -> Iterator[Array]:
+    """The outputs whose values are written or sorted one by one; the others are copied."""
+    return (
+        result.outputs[wish.spec.name]
+        for wish in call.outputs
+        if not wish.binary or wish.classes or wish.spec.datatype is DataType.BYTES
+    )
 
 
 def _encode_output(
@@ -87,7 +100,9 @@ def _encode_output(
 
 def _best_classes(array: Array, count: int, labels: Sequence[str]) -> Array:
     """BYTES "value:index[:label]", best first; rows stay rows where the rank is 2 or more."""
-    rows = array.reshape(1 if array.ndim < 2 else array.shape[0], -1)  # noqa: PLR2004 (a row axis)
+    has_rows = array.ndim >= 2  # noqa: PLR2004 (a row axis and another)
+    row_count, row_shape = (array.shape[0], array.shape[1:]) if has_rows else (1, array.shape)
+    rows = array.reshape(row_count, math.prod(row_shape))
     count = min(count, rows.shape[1])
     # A stable sort of the negated order: equal values keep the order of their index.
     order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
@@ -96,7 +111,7 @@ def _best_classes(array: Array, count: int, labels: Sequence[str]) -> Array:
         for row, indexes in zip(rows, order.tolist(), strict=True)
         for index in indexes
     ]
-    shape = (count,) if array.ndim < 2 else (rows.shape[0], count)  # noqa: PLR2004 (a row axis)
+    shape = (row_count, count) if has_rows else (count,)
     return bytes_array(texts).reshape(shape)
 
 

@@ -33,6 +33,7 @@ from accelerators.base import DataType
 from daemon.codec.jsontensors import array_to_json, bytes_array
 from daemon.codec.kserve import decode_infer
 from daemon.codec.multipart import read_file_field
+from daemon.codec.pieces import check_answer_size
 from daemon.codec.validate import batched_shape
 from daemon.errors import (
     BadTensor,
@@ -67,6 +68,7 @@ _MAX_NAME_CHARACTERS = 1024
 _MAGICS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
 _RIFF_KINDS = (b"WEBP", b"WAVE")
 _TAKEN_MEDIA = "a JPEG, PNG, WebP, BMP or GIF picture or a WAV sound"
+_DOCUMENT_TYPES = ("application/json", "multipart/form-data")
 _JSON_SPACE = b" \t\r\n"
 
 
@@ -181,6 +183,7 @@ def decode_predict(
         Malformed: it is empty or broken.
         BadTensor: a tensor is not what the model takes.
         UnsupportedMedia: it is nothing this model takes.
+        TooLarge: JSON that would take too long to parse.
         SignatureNotFound: the signature is not the model's.
     """
     kind = content_type.partition(";")[0].strip().lower()
@@ -202,6 +205,12 @@ def decode_predict(
     if raw_shape is not None:
         return _decode_raw(body, raw_shape, signature, options)
     raise _explain_refusal(body, signature, view)
+
+
+def is_document(body: bytes, content_type: str) -> bool:
+    """Whether `decode_predict` may have to parse it, rather than look at it: JSON and forms."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind in _DOCUMENT_TYPES or _looks_like_json(body)
 
 
 def _choose_signature(view: ModelView, options: Options) -> SignatureSpec:
@@ -350,7 +359,11 @@ def encode_predict(result: PredictResult, signature: SignatureSpec) -> bytes:
     Args:
         result: what the service gave.
         signature: the one that was called; it knows the outputs' datatypes.
+
+    Raises:
+        TooLarge: the outputs have more values than are written as JSON.
     """
+    check_answer_size(result.outputs.values())
     document: dict[str, object] = {
         "model": result.model,
         "version": str(result.version),

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import orjson
 
 from accelerators.base import DataType
+from daemon.codec.pieces import check_answer_size
 from daemon.codec.tfserving_json import kind, misformatted, parse_document, show
 from daemon.codec.tfserving_tensors import Fault, encode_tensor, is_b64, to_array, unescape
 from daemon.errors import BadTensor, Malformed, shorten
@@ -79,6 +80,7 @@ def decode_predict(
     Raises:
         Malformed, BadTensor: a rule is broken; the message is TF Serving's where it has one.
         Unsupported: the type of an input has no form in TF Serving's JSON.
+        TooLarge: JSON that would take too long to parse.
     """
     document = parse_document(body)
     signature = choose_signature(document, signatures)
@@ -158,7 +160,9 @@ def encode_predict(layout: Layout, outputs: Mapping[str, Array]) -> bytes:
 
     Raises:
         BadTensor: an output is of a type without JSON form, or they are no rows of one batch.
+        TooLarge: the outputs have more values than are written as JSON.
     """
+    check_answer_size(outputs.values())
     if layout is Layout.ROW:
         _require_one_batch(outputs)
     if len(outputs) == 1:

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import sys
-from itertools import chain, compress, count
+from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +26,19 @@ import numpy as np
 import orjson
 
 from accelerators.base import DataType
+from daemon.codec.pieces import write_numbers
+from daemon.codec.ranges import (
+    INTEGER_LIMITS,
+    OutOfRange,
+    first_true,
+    make_floats,
+    make_integers,
+)
 from daemon.codec.tfserving_json import kind, show
 from daemon.errors import BadTensor, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from accelerators.base import Array
 
@@ -40,26 +47,7 @@ _MAX_RANK = 32
 
 _LISTS = frozenset({list})
 
-_INTEGERS = frozenset(
-    {
-        DataType.INT8,
-        DataType.INT16,
-        DataType.INT32,
-        DataType.INT64,
-        DataType.UINT8,
-        DataType.UINT32,
-        DataType.UINT64,
-    }
-)
-
-
-def _bounds(datatype: DataType) -> tuple[int, int]:
-    bits = 8 * datatype.itemsize
-    is_signed = datatype.dtype.kind == "i"
-    return (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed else (0, (1 << bits) - 1)
-
-
-_BOUNDS = {datatype: _bounds(datatype) for datatype in _INTEGERS}
+_INTEGERS = INTEGER_LIMITS.keys() - {DataType.UINT16}
 
 _VALUE_TYPES: dict[DataType, frozenset[type]] = {
     DataType.FP32: frozenset({int, float}),
@@ -116,17 +104,19 @@ def to_array(value: object, datatype: DataType) -> Array:
         )
     shape, leaves = _flatten(value)
     if not allowed.issuperset(map(type, leaves)):
-        index = _first(type(leaf) not in allowed for leaf in leaves)
+        index = first_true(type(leaf) not in allowed for leaf in leaves)
         raise _leaf_fault(leaves, index, shape, datatype)
-    if datatype in _INTEGERS:
-        array = _to_integers(leaves, shape, datatype)
-    elif datatype is DataType.BYTES:
-        array = _to_strings(leaves, shape)
-    elif datatype is DataType.BOOL:
-        array = np.fromiter(leaves, np.bool_, len(leaves))
-    else:
-        array = _to_floats(leaves, shape, datatype)
-    return array.reshape(shape)
+    if datatype is DataType.BYTES:
+        return _to_strings(leaves, shape).reshape(shape)
+    if datatype is DataType.BOOL:
+        return np.fromiter(leaves, np.bool_, len(leaves)).reshape(shape)
+    try:
+        if datatype in _INTEGERS:
+            return make_integers(leaves, datatype).reshape(shape)
+        return make_floats(leaves, datatype).reshape(shape)
+    except OutOfRange as exc:
+        word = _leaf_fault if datatype in _INTEGERS else _lossy_fault
+        raise word(leaves, exc.index, shape, datatype) from exc
 
 
 def _flatten(value: object) -> tuple[tuple[int, ...], list[Any]]:
@@ -138,14 +128,14 @@ def _flatten(value: object) -> tuple[tuple[int, ...], list[Any]]:
         if len(shape) == _MAX_RANK:
             raise Fault(f"Encountered list at unexpected level: {_MAX_RANK} expected < {_MAX_RANK}")
         if not _LISTS.issuperset(map(type, level)):
-            index = _first(type(item) is not list for item in level)
+            index = first_true(type(item) is not list for item in level)
             message = (
                 f"JSON Value: {show(level[index])} found at incorrect level: {len(shape) + 1} "
                 f"in the JSON DOM. Expected at level: {len(shape) + _depth(level[0])}"
             )
             raise _fault_at(message, index, shape)
         if not {size}.issuperset(map(len, level)):
-            index = _first(len(item) != size for item in level)
+            index = first_true(len(item) != size for item in level)
             message = (
                 f"Encountered list at unexpected size: {len(level[index])} "
                 f"at level: {len(shape)} expected size: {size}"
@@ -162,11 +152,6 @@ def _depth(value: object) -> int:
         depth += 1
         value = value[0] if value else None
     return depth
-
-
-def _first(faults: Iterator[bool]) -> int:
-    """The place of the first True; there is one."""
-    return next(compress(count(), faults))
 
 
 def _fault_at(message: str, index: int, shape: Sequence[int]) -> Fault:
@@ -189,24 +174,6 @@ def _leaf_fault(
     return _fault_at(message, index, shape)
 
 
-def _to_floats(leaves: list[Any], shape: Sequence[int], datatype: DataType) -> Array:
-    """Round to the nearest float of the type; finite numbers beyond its range are refused."""
-    try:
-        wide = np.fromiter(leaves, np.float64, len(leaves))
-    except OverflowError as exc:  # an integer beyond the range of a double
-        index = _first(type(leaf) is int and abs(leaf) > sys.float_info.max for leaf in leaves)
-        raise _lossy_fault(leaves, index, shape, datatype) from exc
-    if datatype is DataType.FP64:
-        return wide
-    with np.errstate(over="ignore"):
-        array = wide.astype(np.float32)
-    if not np.isfinite(array).all():
-        overflowed = np.isinf(array) & np.isfinite(wide)
-        if overflowed.any():
-            raise _lossy_fault(leaves, int(overflowed.argmax()), shape, datatype)
-    return array
-
-
 def _lossy_fault(
     leaves: Sequence[Any], index: int, shape: Sequence[int], datatype: DataType
 ) -> Fault:
@@ -215,28 +182,6 @@ def _lossy_fault(
         "without loss of precision."
     )
     return _fault_at(message, index, shape)
-
-
-def _to_integers(leaves: list[Any], shape: Sequence[int], datatype: DataType) -> Array:
-    """Integers of any width; those out of range are refused, also where TF Serving wraps them."""
-    if datatype is DataType.UINT8:
-        try:
-            return np.frombuffer(bytes(leaves), np.uint8)
-        except ValueError:
-            pass  # one is out of range: found below
-    lowest, highest = _BOUNDS[datatype]
-    if datatype is not DataType.UINT64:
-        try:
-            array = np.fromiter(leaves, np.int64, len(leaves))
-        except OverflowError:
-            pass  # one is out of range: found below
-        else:
-            if not leaves or (array.min() >= lowest and array.max() <= highest):
-                return array.astype(datatype.dtype)
-    elif min(leaves, default=0) >= lowest and max(leaves, default=0) <= highest:
-        return np.fromiter(leaves, np.uint64, len(leaves))
-    index = _first(not lowest <= leaf <= highest for leaf in leaves)
-    raise _leaf_fault(leaves, index, shape, datatype)
 
 
 def _to_strings(leaves: list[Any], shape: Sequence[int]) -> Array:
@@ -295,14 +240,14 @@ def encode_tensor(name: str, values: Array) -> bytes:
         type_name = "half" if values.dtype == np.float16 else values.dtype.name
         raise BadTensor(f"Failed to write JSON value for tensor type: {type_name}")
     numbers = np.ascontiguousarray(values)  # of rank 1 at least
-    text = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
-    if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-        text = _name_non_finite(text, numbers)
+    text = write_numbers(numbers, _name_non_finite)
     return text if values.ndim else text[1:-1]
 
 
 def _name_non_finite(text: bytes, numbers: Array) -> bytes:
     """Put the tokens where orjson wrote null, which it does for nothing else in such a list."""
+    if numbers.dtype.kind != "f" or np.isfinite(numbers).all():
+        return text
     odd = numbers[~np.isfinite(numbers)]
     tokens = [_NON_FINITE[repr(number)] for number in odd.tolist()]
     return b"".join(chain.from_iterable(zip(text.split(b"null"), [*tokens, b""], strict=True)))

@@ -4,7 +4,7 @@ Rules:
 1. A Content-Length over the limit is refused before anything is read.
 2. A chunked body is refused as soon as it passes the limit; so is an inflated one.
 3. The whole body must be there within `body_timeout_s`, however steadily it drips.
-4. Large bodies of all connections share one memory budget.
+4. Large bodies and answers of all connections share one memory budget.
 5. Compressed data must be whole and nothing may follow it.
 """
 
@@ -81,7 +81,7 @@ async def _read_raw(request: web.Request, context: RestContext) -> bytes:
     try:
         if content.is_eof():  # a small body arrives with its head
             body = content.read_nowait()
-            _account(request, context, len(body))
+            _account(request, len(body))
             return body
         async with asyncio.timeout(context.config.body_timeout_s):
             return await _read_arriving(request, context)
@@ -99,21 +99,20 @@ async def _read_arriving(request: web.Request, context: RestContext) -> bytes:
         size += len(chunk)
         if size > context.max_body_bytes:
             raise _too_large(context)
-        _account(request, context, size)
+        _account(request, size)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def _account(request: web.Request, context: RestContext, size: int) -> None:
+def _account(request: web.Request, size: int) -> None:
     """Rule 4, for a request that now holds `size` bytes; the connection gives them back."""
     connection = request.protocol
     assert isinstance(connection, Connection)  # noqa: S101 (the server makes no other)
-    if not context.bodies.take(connection.body_bytes, size):
+    if not connection.hold(size):
         raise Overloaded(
             "other requests with large bodies are under way; send this one again later",
             reason=RefusalReason.QUEUE_FULL,
         )
-    connection.body_bytes = size
 
 
 async def _inflate(
@@ -134,7 +133,7 @@ async def _inflate(
             size += len(piece)
             if size > context.max_body_bytes:
                 raise _too_large(context)
-            _account(request, context, packed_bytes + size)
+            _account(request, packed_bytes + size)
             pieces.append(piece)
             if body:
                 await asyncio.sleep(0)  # others get their turn between the steps

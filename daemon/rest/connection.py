@@ -1,7 +1,8 @@
-"""One client's connection: bounded in number and in the time its request heads may take.
+"""One client's connection: bounded in number, in memory and in the time it may take.
 
-aiohttp does the HTTP. This adds what it lacks: a limit on connections, time limits on the head of
-a request ("slow loris") and on taking the answer, JSON answers to bytes that are no HTTP, and a
+aiohttp does the HTTP. This adds what it lacks: a limit on connections, under which idle ones make
+room for new ones, time limits on the head of a request ("slow loris") and on taking the answer, an
+account of the memory that bodies and answers take, JSON answers to bytes that are no HTTP, and a
 drain that lets requests finish whose bodies are still arriving.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import count
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -18,6 +21,8 @@ from daemon.rest.answers import json_response
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
+
+    from daemon.rest.context import BodyBudget
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
@@ -33,21 +38,27 @@ _MAX_ERROR_CHARACTERS = 300
 
 
 class Connections:
-    """All open connections of a server.
+    """All open connections that came by one kind of address.
 
     Attributes:
+        budget: the memory that large bodies and answers may take together.
         head_timeout_s: a request's head must be there within it.
         answer_timeout_s: a client must take its answer within it.
         is_draining: the server is stopping.
+        next_turn: counts up.
     """
 
-    def __init__(self, *, limit: int, head_timeout_s: float, answer_timeout_s: float) -> None:
+    def __init__(
+        self, *, limit: int, budget: BodyBudget, head_timeout_s: float, answer_timeout_s: float
+    ) -> None:
         self.limit = limit
+        self.budget = budget
         self.head_timeout_s = head_timeout_s
         self.answer_timeout_s = answer_timeout_s
         self.is_draining = False
         self._open: set[Connection] = set()
         self._refused: set[Connection] = set()
+        self.next_turn = count().__next__
         self._gone = asyncio.Event()
         self._gone.set()
 
@@ -55,11 +66,25 @@ class Connections:
         return len(self._open)
 
     def add(self, connection: Connection) -> bool:
-        """Register one; False when there are too many."""
-        if len(self._open) >= self.limit:
+        """Register one; False when there are too many, all of them at work.
+
+        When there are too many, the one that has been idle for longest makes room: clients of
+        HTTP expect kept connections to end at any time.
+        """
+        if len(self._open) >= self.limit and not self._end_longest_idle():
             return False
         self._open.add(connection)
         self._gone.clear()
+        return True
+
+    def _end_longest_idle(self) -> bool:
+        idle = ((c.idle_turn, c) for c in self._open if c.idle_turn is not None)
+        longest = min(idle, key=itemgetter(0), default=None)
+        if longest is None:
+            return False
+        _, connection = longest
+        self._open.discard(connection)
+        connection.force_close()
         return True
 
     def may_explain(self, connection: Connection) -> bool:
@@ -76,18 +101,16 @@ class Connections:
         if not self._open:
             self._gone.set()
 
-    async def drain(self, grace_s: float) -> bool:
-        """Close idle connections, let the others finish; False when some did not in time."""
+    def begin_drain(self) -> None:
+        """Close idle connections and take no more; the others finish what they are at."""
         self.is_draining = True
         for connection in tuple(self._open):
             if not connection.is_busy:
                 connection.force_close()
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._gone.wait()
-        except TimeoutError:
-            return False
-        return True
+
+    async def drained(self) -> None:
+        """Wait until no connection is left."""
+        await self._gone.wait()
 
 
 class Connection(web.RequestHandler):
@@ -96,15 +119,17 @@ class Connection(web.RequestHandler):
     Attributes:
         is_busy: a request has been taken up and its answer is not sent yet.
         is_local: it came by the unix socket, which no browser can reach.
-        body_bytes: memory that the current request's body has been accounted for.
+        idle_turn: counts up with each connection that falls idle: nothing has arrived and nothing
+            is under way; None while something is.
     """
 
     __slots__ = (
         "_answer_since",
         "_connections",
         "_head_since",
+        "_held_bytes",
         "_timer",
-        "body_bytes",
+        "idle_turn",
         "is_busy",
         "is_local",
     )
@@ -120,8 +145,9 @@ class Connection(web.RequestHandler):
         super().__init__(manager, loop=loop, **options)
         self.is_busy = False
         self.is_local = False
-        self.body_bytes = 0
+        self.idle_turn: float | None = None
         self._connections = connections
+        self._held_bytes = 0
         self._head_since: float | None = None
         self._answer_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -133,6 +159,7 @@ class Connection(web.RequestHandler):
             return
         self.is_local = not isinstance(transport.get_extra_info("sockname"), tuple)
         self._head_since = self._loop.time()
+        self.idle_turn = self._connections.next_turn()
         self._look_again(self._connections.head_timeout_s)
         super().connection_made(transport)
 
@@ -150,10 +177,12 @@ class Connection(web.RequestHandler):
         if self._timer is not None:
             self._timer.cancel()
         self._connections.remove(self)
+        self.release()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse, and note when a new request's head begins to arrive."""
+        self.idle_turn = None
         if self._head_since is None and not self.is_busy:
             self._head_since = self._loop.time()
         super().data_received(data)
@@ -161,7 +190,26 @@ class Connection(web.RequestHandler):
     def begin_request(self) -> None:
         """Its head is complete."""
         self.is_busy = True
-        self._head_since = None
+        self._head_since = self.idle_turn = None
+
+    def hold(self, size_bytes: int) -> bool:
+        """Account for the request's body or answer of that size; False when there is no room.
+
+        A body and the answer to it count as the larger one: when the answer is there, the body is
+        done with.
+        """
+        if size_bytes <= self._held_bytes:
+            return True
+        if not self._connections.budget.take(self._held_bytes, size_bytes):
+            return False
+        self._held_bytes = size_bytes
+        return True
+
+    def release(self) -> None:
+        """The request's body and answer are gone."""
+        if self._held_bytes:
+            self._connections.budget.give_back(self._held_bytes)
+            self._held_bytes = 0
 
     async def finish_response(
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -172,8 +220,10 @@ class Connection(web.RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
+            self.release()
             self.is_busy = False
             self._answer_since = None
+            self.idle_turn = self._connections.next_turn() if self._head_since is None else None
             if self.is_draining:
                 self.close()
 

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from daemon.documents import DocumentThread
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -27,10 +29,10 @@ def _nothing() -> Mapping[str, object]:
 
 @dataclass(slots=True)
 class BodyBudget:
-    """How much memory the large bodies of all connections may take together.
+    """How much memory the large bodies and answers of all connections may take together.
 
     Attributes:
-        limit_bytes: of all large bodies.
+        limit_bytes: of all large ones.
         used_bytes: now.
     """
 
@@ -38,7 +40,7 @@ class BodyBudget:
     used_bytes: int = 0
 
     def take(self, had_bytes: int, has_bytes: int) -> bool:
-        """Account for a body that grew; False when there is no room for it."""
+        """Account for a body that grew, or an answer; False when there is no room for it."""
         more = max(0, has_bytes - _LARGE_BODY_BYTES) - max(0, had_bytes - _LARGE_BODY_BYTES)
         if self.used_bytes + more > self.limit_bytes:
             return False
@@ -46,7 +48,7 @@ class BodyBudget:
         return True
 
     def give_back(self, had_bytes: int) -> None:
-        """Forget a body that had grown to `had_bytes`."""
+        """Forget what had grown to `had_bytes`."""
         self.used_bytes -= max(0, had_bytes - _LARGE_BODY_BYTES)
 
 
@@ -58,9 +60,10 @@ class RestContext:
         version: of this program.
         device_id: names this appliance.
         started_at: monotonic seconds.
+        documents: the thread that reads and writes large documents.
         status: further facts for `/api/status`, e.g. {"mqtt": {...}}.
         max_body_bytes: a larger body is refused, however it is sent.
-        bodies: the memory that large bodies may take together.
+        bodies: the memory that large bodies and answers may take together.
     """
 
     service: InferenceService
@@ -68,6 +71,7 @@ class RestContext:
     config: HttpTable
     version: str
     device_id: str
+    documents: DocumentThread = field(default_factory=DocumentThread)
     status: Callable[[], Mapping[str, object]] = _nothing
     started_at: float = field(default_factory=time.monotonic)
     max_body_bytes: int = field(init=False)

@@ -81,7 +81,7 @@ def retry_headers(error: errors.DaemonError) -> dict[str, str] | None:
     """`Retry-After` for errors that may pass; None for the others."""
     if isinstance(error, errors.Overloaded):
         return {"Retry-After": str(error.retry_after_s)}
-    if isinstance(error, errors.ModelUnavailable):
+    if isinstance(error, errors.ModelUnavailable) and error.passes:
         return {"Retry-After": "1"}
     return None
 
@@ -99,13 +99,3 @@ def error_response(error: errors.DaemonError, table: StatusTable = NATIVE) -> we
         body["limit"] = error.limit
         body["unit"] = error.unit
     return json_response(body, status=status_of(error, table), headers=retry_headers(error))
-
-
-def kserve_error(error: errors.DaemonError) -> web.Response:
-    """An error as KServe v2 clients expect it."""
-    return error_response(error, KSERVE)
-
-
-def tfserving_error(error: errors.DaemonError) -> web.Response:
-    """An error as TF Serving's clients expect it."""
-    return error_response(error, TFSERVING)

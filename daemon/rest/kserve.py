@@ -1,4 +1,4 @@
-"""KServe v2 with Triton's binary, configuration, repository and statistics extensions, at `/v2`.
+"""KServe v2 with Triton's binary, configuration and statistics extensions, at `/v2`.
 
 Deviations from Triton, on purpose: a body over the limit is 413, a passed deadline 504, a negative
 dimension 400 (Triton: 400, 503 and 500). Content-Type never decides anything.
@@ -6,41 +6,30 @@ dimension 400 (Triton: 400, 503 and 500). Content-Type never decides anything.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from accelerators.base import DataType
-from daemon.codec.jsontensors import parse_json
 from daemon.codec.kserve import HEADER_LENGTH, decode_infer, parse_header_length
-from daemon.codec.kserve_answers import encode_infer
+from daemon.codec.kserve_answers import encode_infer, written_arrays
 from daemon.codec.kserve_models import (
     describe_config,
     describe_model,
-    describe_repository,
     describe_server,
     describe_statistics,
 )
-from daemon.errors import (
-    DaemonError,
-    Forbidden,
-    Malformed,
-    ModelNotFound,
-    ModelUnavailable,
-    NotFound,
-    Unsupported,
-    VersionNotFound,
-    shorten,
-)
+from daemon.codec.pieces import is_heavy_answer
+from daemon.documents import HEAVY_BYTES
+from daemon.errors import VersionNotFound, shorten
 from daemon.models.status import VersionState
-from daemon.rest.answers import json_response
+from daemon.rest.answers import bytes_response, json_response
 from daemon.rest.body import read_body
 from daemon.rest.compression import MIN_BYTES, choose_coding, compress
-from daemon.rest.errors import KSERVE, retry_headers, status_of
 from daemon.rest.headers import MAX_ID_CHARACTERS, deadline_of, request_id_of
+from daemon.rest.kserve_errors import kserve_error
 from daemon.tensors import PredictRequest, Protocol
 
 if TYPE_CHECKING:
@@ -58,66 +47,14 @@ if TYPE_CHECKING:
 _MODEL = "/v2/models/{model}"
 # Digits of an int64; whatever else stands there is an unknown path, as in Triton.
 _VERSION = _MODEL + "/versions/{version:[0-9]{1,19}}"
-_SHARED_MEMORY = "/v2/{kind:(?:system|cuda)sharedmemory}"
-
-_HEAVY_BYTES = 1024 * 1024
-"""JSON or strings from this size on are decoded in a thread: in the loop, 1 MiB takes some 10 ms
-for which nobody else, `/healthz` included, would get an answer."""
-
-_TRACE_OFF = {
-    "trace_level": ["OFF"],
-    "trace_rate": "0",
-    "trace_count": "0",
-    "log_frequency": "0",
-    "trace_file": "",
-    "trace_mode": "triton",
-}
 
 
 def add_routes(routes: Routes, context: RestContext) -> None:
-    """Serve everything below `/v2`."""
+    """Serve what describes the server and its models, and inference."""
     _add_health(routes, context)
     _add_statistics(routes, context)  # before the models: /v2/models/stats names none
     _add_models(routes, context)
-    _add_repository(routes, context)
-    _add_shared_memory(routes)
-    _add_settings(routes, context)
     _add_inference(routes, context)
-
-
-def kserve_error(error: DaemonError) -> web.Response:
-    """An error as KServe v2 clients expect it, in Triton's words where they look for them."""
-    return _refuse(error, _wording(error))
-
-
-def _load_error(error: DaemonError) -> web.Response:
-    if isinstance(error, ModelNotFound):
-        return _refuse(error, f"failed to load '{shorten(error.model)}', no such model is here")
-    if isinstance(error, ModelUnavailable):
-        return _refuse(error, f"failed to load '{shorten(error.model)}': {error.reason}")
-    return kserve_error(error)
-
-
-def _refuse(error: DaemonError, message: str) -> web.Response:
-    return json_response(
-        {"error": message}, status=status_of(error, KSERVE), headers=retry_headers(error)
-    )
-
-
-def _wording(error: DaemonError) -> str:
-    if isinstance(error, ModelNotFound):
-        return f"Request for unknown model: '{shorten(error.model)}' is not found"
-    if isinstance(error, VersionNotFound):
-        name = shorten(error.model)
-        return f"Request for unknown model: '{name}' version {error.version} is not found"
-    if isinstance(error, ModelUnavailable):
-        name = shorten(error.model)
-        if error.version is None:
-            what = f"'{name}' has no available versions"
-        else:
-            what = f"'{name}' version {error.version} is not at ready state"
-        return f"Request for unknown model: {what}: {error.reason}"
-    return str(error)
 
 
 def _add_health(routes: Routes, context: RestContext) -> None:
@@ -216,117 +153,6 @@ def _statistics(
         )
 
 
-def _add_repository(routes: Routes, context: RestContext) -> None:
-    service = context.service
-
-    async def index(request: web.Request) -> web.Response:
-        document = await _optional_object(request, context)
-        only_ready = document.get("ready", False)
-        if type(only_ready) is not bool:
-            raise Malformed(
-                "Unable to parse 'ready': attempt to access JSON non-boolean as boolean"
-            )
-        return json_response(describe_repository(service.models(), only_ready=only_ready))
-
-    async def load(request: web.Request) -> web.Response:
-        document = await _optional_object(request, context)
-        _refuse_model_bytes(document.get("parameters"))
-        await service.load(_name(request))
-        return web.Response()
-
-    async def unload(request: web.Request) -> web.Response:
-        await _optional_object(request, context)
-        await service.unload(_name(request))
-        return web.Response()
-
-    async def named(_request: web.Request) -> web.Response:
-        raise Unsupported("'repository_name' specification is not supported")
-
-    routes.post("/v2/repository/index", index, on_error=kserve_error)
-    routes.post("/v2/repository/models/{model}/load", load, on_error=_load_error)
-    routes.post("/v2/repository/models/{model}/unload", unload, on_error=kserve_error)
-    routes.post("/v2/repository/{repository}/index", named, on_error=kserve_error)
-    for verb in ("load", "unload"):
-        path = "/v2/repository/{repository}/models/{model}/" + verb
-        routes.post(path, named, on_error=kserve_error)
-
-
-def _refuse_model_bytes(parameters: object) -> None:
-    """Models come signed, or from the operator's disk; never through this door."""
-    if parameters is None:
-        return
-    if type(parameters) is not dict:
-        raise Malformed("Unable to parse 'parameters': attempt to access JSON non-object as object")
-    if any(name.startswith("file:") for name in parameters):
-        raise Forbidden(
-            "model files are not taken here: models come in signed bundles or from the "
-            "operator's disk; load without 'file:' parameters"
-        )
-    if "config" in parameters:
-        raise Unsupported(
-            "a model's configuration is in its model.toml; load without the parameter 'config'"
-        )
-
-
-def _add_shared_memory(routes: Routes) -> None:
-    async def status(_request: web.Request) -> web.Response:
-        return json_response([])
-
-    async def region_status(request: web.Request) -> web.Response:
-        region = request.match_info["region"]
-        raise NotFound(f"Unable to find shared memory region: '{shorten(region)}'", model="")
-
-    async def register(_request: web.Request) -> web.Response:
-        raise Unsupported("shared memory is not offered here; send tensors as binary data")
-
-    async def unregister(_request: web.Request) -> web.Response:
-        return web.Response()  # nothing is ever registered, so nothing is left to do
-
-    _get(routes, _SHARED_MEMORY + "/status", status)
-    _get(routes, _SHARED_MEMORY + "/region/{region}/status", region_status)
-    for path, handler in (
-        ("/region/{region}/register", register),
-        ("/region/{region}/unregister", unregister),
-        ("/unregister", unregister),
-    ):
-        routes.post(_SHARED_MEMORY + path, handler, on_error=kserve_error)
-
-
-def _add_settings(routes: Routes, context: RestContext) -> None:
-    async def log_settings(_request: web.Request) -> web.Response:
-        return json_response(_log_settings())
-
-    async def trace_settings(request: web.Request) -> web.Response:
-        if "model" in request.match_info:
-            context.service.model(_name(request))
-        return json_response(_TRACE_OFF)
-
-    async def fixed(_request: web.Request) -> web.Response:
-        raise Unsupported(
-            "this is set in the daemon's configuration file and cannot be changed here"
-        )
-
-    for path, handler in (
-        ("/v2/logging", log_settings),
-        ("/v2/trace/setting", trace_settings),
-        (_MODEL + "/trace/setting", trace_settings),
-    ):
-        _get(routes, path, handler)
-        routes.post(path, fixed, on_error=kserve_error)
-
-
-def _log_settings() -> dict[str, object]:
-    level = logging.getLogger("inferd").getEffectiveLevel()
-    return {
-        "log_file": "",
-        "log_info": level <= logging.INFO,
-        "log_warning": level <= logging.WARNING,
-        "log_error": level <= logging.ERROR,
-        "log_verbose_level": int(level <= logging.DEBUG),
-        "log_format": "default",
-    }
-
-
 def _add_inference(routes: Routes, context: RestContext) -> None:
     async def infer(request: web.Request, call: Call) -> web.StreamResponse:
         return await _infer(request, call, context)
@@ -338,14 +164,15 @@ def _add_inference(routes: Routes, context: RestContext) -> None:
 async def _infer(request: web.Request, call: Call, context: RestContext) -> web.Response:
     body = await read_body(request, context)
     json_bytes = parse_header_length(request.headers.get(HEADER_LENGTH), len(body))
-    service = context.service
+    service, documents = context.service, context.documents
     with service.lease(_name(request), version=_version(request)) as target:
         call.model, call.version = target.model, target.version
         deadline = deadline_of(request, target)
-        if len(body) > _HEAVY_BYTES and _is_heavy(len(body), json_bytes, target):
-            decoded = await asyncio.to_thread(decode_infer, body, json_bytes, target)
-        else:
-            decoded = decode_infer(body, json_bytes, target)
+        decoded = await documents.run(
+            partial(decode_infer, body, json_bytes, target),
+            is_heavy=len(body) >= HEAVY_BYTES and _is_heavy(len(body), json_bytes, target),
+            deadline=deadline,
+        )
         if decoded.timeout_us:
             deadline = min(deadline, time.monotonic() + decoded.timeout_us / 1e6)
         result = await service.predict(
@@ -360,13 +187,17 @@ async def _infer(request: web.Request, call: Call, context: RestContext) -> web.
             ),
         )
         details = _details(result) if decoded.parameters.get("inferd_details") is True else None
-        answer, answer_json_bytes = encode_infer(decoded, result, target.profile.labels, details)
+        answer, answer_json_bytes = await documents.run(
+            partial(encode_infer, decoded, result, target.profile.labels, details),
+            is_heavy=is_heavy_answer(written_arrays(decoded, result)),
+            deadline=deadline,
+        )
     return await _respond(request, answer, answer_json_bytes)
 
 
 def _is_heavy(body_bytes: int, json_bytes: int | None, target: Target) -> bool:
     """Whether decoding costs time per element; numbers after the JSON are only looked at."""
-    if (body_bytes if json_bytes is None else json_bytes) > _HEAVY_BYTES:
+    if (body_bytes if json_bytes is None else json_bytes) >= HEAVY_BYTES:
         return True
     return any(
         spec.datatype is DataType.BYTES
@@ -405,18 +236,7 @@ async def _respond(request: web.Request, body: bytes, json_bytes: int | None) ->
     if coding is not None and len(body) >= MIN_BYTES:
         body = await compress(body, coding)
         headers["Content-Encoding"] = coding
-    return web.Response(body=body, headers=headers)
-
-
-async def _optional_object(request: web.Request, context: RestContext) -> dict[str, object]:
-    """The body as a JSON object; an empty one stands for {}."""
-    body = await read_body(request, context)
-    if not body:
-        return {}
-    document = parse_json(body)
-    if type(document) is not dict:
-        raise Malformed("the body must be empty or a JSON object")
-    return document
+    return bytes_response(body, headers)
 
 
 def _ready_versions(model: ModelStatus) -> set[int]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from daemon.codec.native import (
     NO_OPTIONS,
     decode_predict,
     encode_predict,
+    is_document,
     make_request,
     read_options,
 )
+from daemon.codec.pieces import is_heavy_answer
+from daemon.documents import HEAVY_BYTES
 from daemon.errors import Malformed, shorten
 from daemon.rest.answers import json_bytes_response
 from daemon.rest.body import read_body
@@ -25,9 +28,6 @@ if TYPE_CHECKING:
     from daemon.rest.routes import Routes
 
 _MAX_VERSION = 2**63 - 1
-_HEAVY_BYTES = 1024 * 1024
-"""Bodies from this size on are decoded in a thread: JSON of 1 MiB takes some 10 ms, for which
-nobody else would get an answer."""
 
 
 def add_routes(routes: Routes, context: RestContext) -> None:
@@ -67,17 +67,23 @@ async def _predict(
         raise Malformed("name a version or a label, not both")
     name = request.match_info["model"]
     body = await read_body(request, context)
-    service = context.service
+    service, documents = context.service, context.documents
     with service.lease(name, version=version, label=options.label) as target:
         call.model, call.version = target.model, target.version
         deadline = deadline_of(request, target)
         content_type = request.headers.get("Content-Type", "")
-        if len(body) < _HEAVY_BYTES:
-            decoded = decode_predict(body, content_type, target, options)
-        else:
-            decoded = await asyncio.to_thread(decode_predict, body, content_type, target, options)
+        decoded = await documents.run(
+            partial(decode_predict, body, content_type, target, options),
+            is_heavy=len(body) >= HEAVY_BYTES and is_document(body, content_type),
+            deadline=deadline,
+        )
         predict_request = make_request(
             decoded, options, deadline=deadline, request_id=request_id_of(request)
         )
         result = await service.predict(target, predict_request)
-        return json_bytes_response(encode_predict(result, decoded.signature))
+        answer = await documents.run(
+            partial(encode_predict, result, decoded.signature),
+            is_heavy=is_heavy_answer(result.outputs.values()),
+            deadline=deadline,
+        )
+        return json_bytes_response(answer)

@@ -8,17 +8,19 @@ import logging
 import os
 import socket
 import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from daemon.errors import ConfigError
+from daemon.errors import ConfigError, Overloaded, RefusalReason
 from daemon.rest import (
     access,
     admin,
     console,
     health,
     kserve,
+    kserve_extensions,
     native,
     openapi,
     tfserving,
@@ -48,10 +50,14 @@ first and reads later gets to see the answer instead of a reset connection."""
 _CUT_S = 0.1
 """For requests that are cut off at stop to end in order; `stop` has given them their time."""
 _BACKLOG = 128
+_LOCAL_CONNECTIONS = 64
+"""By the unix socket, beside those of the network: whatever these do, the operator gets in."""
+_PROBE_S = 1.0
+"""For another daemon to take a connection, so that its socket is not taken away from it."""
 _SOCKET_MODE = 0o660
 """The owner and its group may connect."""
 
-_ROUTE_MODULES = (native, admin, health, openapi, console, kserve, tfserving)
+_ROUTE_MODULES = (native, admin, health, openapi, console, kserve, kserve_extensions, tfserving)
 
 
 def build_application(context: RestContext) -> web.Application:
@@ -72,7 +78,8 @@ class HttpServer:
         self._application.middlewares.append(self._gate)
         self._loopback_only = True
         self._runner: web.AppRunner | None = None
-        self._connections: Connections | None = None
+        self._network: Connections | None = None
+        self._local: Connections | None = None
         self._servers: list[asyncio.Server] = []
         self._unix_socket: tuple[Path, int] | None = None
 
@@ -83,8 +90,8 @@ class HttpServer:
 
         Args:
             unix_socket_path: listen there too; None for no unix socket.
-            sockets: listening sockets that someone else opened (socket activation); then nothing
-                is opened here.
+            sockets: listening sockets that someone else opened, as systemd's socket activation
+                will; then nothing is opened here.
 
         Returns:
             What is really bound: "http://127.0.0.1:43123", "unix:/run/inferd/inferd.sock".
@@ -108,8 +115,15 @@ class HttpServer:
         for server in self._servers:
             server.close()
         self._remove_unix_socket()
-        if self._connections is not None and not await self._connections.drain(grace_s):
-            _log.warning("requests were cut off at stop count=%d", len(self._connections))
+        groups = [group for group in (self._network, self._local) if group is not None]
+        for group in groups:
+            group.begin_drain()
+        try:
+            async with asyncio.timeout(grace_s):
+                for group in groups:
+                    await group.drained()
+        except TimeoutError:
+            _log.warning("requests were cut off at stop count=%d", sum(map(len, groups)))
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -155,11 +169,6 @@ class HttpServer:
 
     async def _serve(self, config: HttpTable, listening: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
-        connections = Connections(
-            limit=config.max_connections,
-            head_timeout_s=config.header_timeout_s,
-            answer_timeout_s=config.body_timeout_s,
-        )
         runner = web.AppRunner(
             self._application, handler_cancellation=True, shutdown_timeout=_CUT_S
         )
@@ -168,7 +177,7 @@ class HttpServer:
         if manager is None:
             raise RuntimeError("the runner is set up but has no server")
 
-        def connect() -> Connection:
+        def connect(connections: Connections) -> Connection:
             return Connection(
                 manager,
                 connections,
@@ -183,9 +192,20 @@ class HttpServer:
             )
 
         self._runner = runner
-        self._connections = connections
+        self._network = self._make_group(config.max_connections)
+        self._local = self._make_group(min(_LOCAL_CONNECTIONS, config.max_connections))
         for sock in listening:
-            self._servers.append(await _listen(loop, connect, sock))
+            group = self._local if sock.family == socket.AF_UNIX else self._network
+            self._servers.append(await _listen(loop, partial(connect, group), sock))
+
+    def _make_group(self, limit: int) -> Connections:
+        config = self._context.config
+        return Connections(
+            limit=limit,
+            budget=self._context.bodies,
+            head_timeout_s=config.header_timeout_s,
+            answer_timeout_s=config.body_timeout_s,
+        )
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -195,10 +215,11 @@ class HttpServer:
         connection.begin_request()
         try:
             response = await self._answer(request, handler, connection)
-        finally:
-            if connection.body_bytes:
-                self._context.bodies.give_back(connection.body_bytes)
-                connection.body_bytes = 0
+        except BaseException:
+            connection.release()
+            raise
+        if not connection.hold(_size_of(response)):
+            response = error_response(_no_room_for_answer())
         if connection.is_draining or not request.content.is_eof():
             response.force_close()
         return response
@@ -222,6 +243,19 @@ class HttpServer:
             return json_response({"error": "Method Not Allowed"}, status=405, headers=allow)
         except web.HTTPException as error:
             return json_response({"error": error.reason}, status=error.status)
+
+
+def _size_of(response: web.StreamResponse) -> int:
+    """In bytes; answers here are whole, never streamed."""
+    body = response.body if isinstance(response, web.Response) else None
+    return len(body) if isinstance(body, bytes) else 0
+
+
+def _no_room_for_answer() -> Overloaded:
+    return Overloaded(
+        "other requests with large answers are under way; send this one again later",
+        reason=RefusalReason.QUEUE_FULL,
+    )
 
 
 async def _listen(
@@ -277,11 +311,14 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_S)
         try:
             probe.connect(os.fspath(path))
-        except OSError:
+        except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
+        except (BlockingIOError, TimeoutError):
+            pass  # its queue is full, so there is somebody
     raise FileExistsError(errno.EADDRINUSE, "another daemon answers there")
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
+from daemon.codec.pieces import is_heavy_answer
 from daemon.codec.tfserving import decode_predict, encode_predict, refuse_examples
 from daemon.codec.tfserving_documents import encode_metadata, encode_status
+from daemon.documents import HEAVY_BYTES
 from daemon.errors import (
     DaemonError,
     LabelNotFound,
@@ -80,9 +82,14 @@ def add_routes(routes: Routes, context: RestContext) -> None:
             address.model, version=address.version, label=address.label
         ) as target:
             counted.model, counted.version = target.model, target.version
+            deadline = deadline_of(request, target)
             if address.method != "predict":
-                refuse_examples(address.method, body, target.signatures)
-            return await _predict(request, context, target, body)
+                await context.documents.run(
+                    partial(refuse_examples, address.method, body, target.signatures),
+                    is_heavy=len(body) >= HEAVY_BYTES,
+                    deadline=deadline,
+                )
+            return await _predict(request, context, target, body, deadline)
 
     async def look(request: web.Request) -> web.StreamResponse:
         if request.method == hdrs.METH_OPTIONS:
@@ -103,21 +110,30 @@ def add_routes(routes: Routes, context: RestContext) -> None:
 
 
 async def _predict(
-    request: web.Request, context: RestContext, target: Target, body: bytes
+    request: web.Request, context: RestContext, target: Target, body: bytes, deadline: float
 ) -> web.Response:
     takes_media = target.profile.input_kind is not InputKind.TENSOR
-    decoded = decode_predict(body, target.signatures, takes_media=takes_media)
+    decoded = await context.documents.run(
+        partial(decode_predict, body, target.signatures, takes_media=takes_media),
+        is_heavy=len(body) >= HEAVY_BYTES,
+        deadline=deadline,
+    )
     result = await context.service.predict(
         target,
         PredictRequest(
             inputs=decoded.inputs,
             signature=decoded.signature.name,
-            deadline=deadline_of(request, target),
+            deadline=deadline,
             request_id=request_id_of(request),
             protocol=Protocol.TFSERVING,
         ),
     )
-    return json_bytes_response(encode_predict(decoded.layout, result.outputs))
+    answer = await context.documents.run(
+        partial(encode_predict, decoded.layout, result.outputs),
+        is_heavy=is_heavy_answer(result.outputs.values()),
+        deadline=deadline,
+    )
+    return json_bytes_response(answer)
 
 
 def _answer_metadata(context: RestContext, address: _Address) -> web.Response:

@@ -16,6 +16,8 @@ from hypothesis.extra import numpy as hnp
 from accelerators.base import DataType
 from daemon.codec.jsontensors import (
     MAX_JSON_BYTES,
+    MAX_JSON_CONTAINERS,
+    MAX_JSON_VALUES,
     array_from_json,
     array_to_json,
     decode_base64,
@@ -246,10 +248,40 @@ def test_text_outside_ascii_is_not_base64():
         decode_base64("ä", "x")
 
 
-def test_a_document_that_would_hold_everybody_up_is_refused():
+COSTLY = {
+    "bytes": b" " * (MAX_JSON_BYTES + 1),
+    "values": b"[" + b"1," * MAX_JSON_VALUES + b"1]",
+    "lists": b"[" + b"[]," * MAX_JSON_CONTAINERS + b"1]",
+    "objects": b"[" + b"{}," * MAX_JSON_CONTAINERS + b"1]",
+    "members": b"{" + b'"a":1,' * MAX_JSON_CONTAINERS + b'"a":1}',
+    "deep lists": b"[" * (MAX_JSON_CONTAINERS + 1),
+}
+
+
+@pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in COSTLY.items()])
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+def test_a_document_that_would_hold_everybody_up_is_refused(body, kind):
     with pytest.raises(TooLarge, match="binary form"):
-        parse_json(b" " * (MAX_JSON_BYTES + 1))
+        parse_json(kind(body))
 
 
-def test_a_document_of_the_largest_size_is_read():
-    assert parse_json(b"1".ljust(MAX_JSON_BYTES)) == 1
+@pytest.mark.parametrize(
+    ("body", "length"),
+    [
+        (b"1".rjust(MAX_JSON_BYTES - 2), 1),
+        (b"1," * (MAX_JSON_VALUES - 1) + b"1", MAX_JSON_VALUES),
+        (b"[]," * (MAX_JSON_CONTAINERS - 2) + b"[]", MAX_JSON_CONTAINERS - 1),
+    ],
+    ids=["bytes", "values", "lists"],
+)
+def test_a_document_of_the_largest_size_is_read(body, length):
+    assert len(parse_json(b"[" + body + b"]")) == length
+
+
+def test_a_picture_with_a_list_for_each_pixel_is_read():
+    pixels = np.zeros((513, 513, 3), np.uint8)
+    document = parse_json(orjson.dumps({"data": pixels}, option=orjson.OPT_SERIALIZE_NUMPY))
+
+    array = array_from_json(document["data"], DataType.UINT8, pixels.shape)
+
+    np.testing.assert_array_equal(array, pixels, strict=True)

@@ -14,9 +14,18 @@ from hypothesis.extra import numpy as hnp
 from support.kserve_views import make_picture_view, make_view, tensor
 
 from accelerators.base import DataType, SignatureSpec
+from daemon.codec.binarytensors import MAX_STRINGS
 from daemon.codec.kserve import decode_infer, parse_header_length
 from daemon.codec.kserve_answers import encode_infer
-from daemon.errors import BadTensor, DaemonError, Malformed, SignatureNotFound, Unsupported
+from daemon.codec.pieces import MAX_JSON_ANSWER_VALUES
+from daemon.errors import (
+    BadTensor,
+    DaemonError,
+    Malformed,
+    SignatureNotFound,
+    TooLarge,
+    Unsupported,
+)
 from daemon.modelfile import InputTable, ModelTables
 from daemon.tensors import Media, MediaBatch, PredictResult, Timing
 
@@ -431,6 +440,7 @@ class TestRawBodies:
             ([tensor("x", shape=(-1, 3))], bytes(13), "unexpected total byte size 13"),
             ([tensor("x", shape=(-1, 3))], b"", "unexpected total byte size 0"),
             ([tensor("x", shape=(1, -1, -1))], bytes(12), "at most 1 dimension open"),
+            ([tensor("x", shape=(-1, 0))], b"abcd", "unexpected total byte size 4"),
             ([tensor("x"), tensor("z")], bytes(12), "for models with 1 input; 'm' has 2"),
             ([tensor("x", DataType.BYTES, (-1, 3))], b"a", "raw BYTES are one element"),
             ([tensor("x", DataType.BYTES, ())], b"a", "raw BYTES are one element"),
@@ -586,6 +596,28 @@ class TestAnswers:
         with pytest.raises(BadTensor, match=r"output 'y': .* ask for binary data"):
             answer(self.call(view=view), y=strings(b"\xff"))
 
+    def test_what_is_too_large_for_json_is_still_sent_as_binary(self):
+        large = np.broadcast_to(np.float32(0), (MAX_JSON_ANSWER_VALUES + 1,))
+        view = make_view(outputs=[tensor("y", shape=(-1,))])
+        as_binary = {"name": "y", "parameters": {"binary_data": True}}
+
+        _, block = answer(self.call(request(x(), outputs=[as_binary]), view), y=large)
+
+        assert len(block) == large.nbytes
+        with pytest.raises(TooLarge, match="binary"):
+            answer(self.call(view=view), y=large)
+
+
+def test_more_strings_than_are_taken_at_a_time_are_refused():
+    count = MAX_STRINGS + 1
+    view = make_view([tensor("x", DataType.BYTES, (-1,))])
+    given = {"name": "x", "datatype": "BYTES", "shape": [count]}
+    given["parameters"] = {"binary_data_size": 4 * count}
+    body, head_bytes = with_blocks({"inputs": [given]}, bytes(4 * count))
+
+    with pytest.raises(TooLarge, match=f"{count} strings"):
+        decode_infer(body, head_bytes, view)
+
 
 class TestClassification:
     def call(self, count, view, **parameters):
@@ -602,6 +634,16 @@ class TestClassification:
         assert output["datatype"] == "BYTES"
         assert output["shape"] == [2, 2]
         assert output["data"] == ["0.700000:1", "0.200000:2:dog", "0.500000:0:cat", "0.250000:1"]
+
+    @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0,)])
+    def test_no_rows_and_no_classes_are_an_empty_answer(self, shape):
+        view = make_view(outputs=[tensor("y", shape=(-1,) * len(shape))])
+
+        document, _ = answer(self.call(2, view), y=np.zeros(shape, np.float32))
+
+        (output,) = document["outputs"]
+        assert output["data"] == []
+        assert output["shape"][:-1] == list(shape[:-1])
 
     def test_integers_stay_integers_and_a_vector_stays_one(self):
         view = make_view(outputs=[tensor("y", DataType.UINT8, (3,))])

@@ -454,8 +454,32 @@ def test_numbers_beyond_a_float_are_refused_and_not_made_infinite():
     assert message == "Cannot convert JSON value: -1e+39 to float without loss of precision."
 
 
+@pytest.mark.parametrize("number", ["1e999", "1E+400", "-1.5e0400", "9" * 350])
+def test_a_number_beyond_a_double_is_refused_also_beside_a_bare_nan(number):
+    message = refusal(f'{{"inputs": [[NaN, {number}]]}}'.encode(), one_input(DataType.FP64))
+
+    assert "Number too big to be stored in double." in message
+
+
+def test_numbers_of_many_digits_are_read_beside_a_bare_nan():
+    number = "1" * 299 + ".5"
+
+    decoded = decode(f'{{"inputs": [[NaN, {number}, 1e-400]]}}'.encode(), one_input(DataType.FP64))
+
+    assert decoded.inputs["x"][0, 1:].tolist() == [float(number), 0.0]
+
+
+@pytest.mark.parametrize("digits", [310, 400, 4000])
+def test_integers_with_more_digits_than_a_double_has_are_refused(digits):
+    body = b'{"inputs": [[1, -' + b"9" * digits + b"]]} "
+
+    message = refusal(body, one_input(DataType.FP64))
+
+    assert "Number too big to be stored in double." in message
+
+
 def test_integers_beyond_a_double_are_refused():
-    body = b'{"inputs": [[1, 1' + b"0" * 400 + b"]]} "
+    body = b'{"inputs": [[1, ' + b"9" * 309 + b"]]} "
 
     message = refusal(body, one_input(DataType.FP64))
 

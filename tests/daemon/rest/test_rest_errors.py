@@ -72,8 +72,14 @@ def test_busy_says_when_to_come_back():
 
 
 def test_an_unavailable_model_says_why():
-    response = error_response(errors.ModelUnavailable("cats", "worker restarting"))
+    response = error_response(errors.ModelUnavailable("cats", "worker restarting", passes=True))
 
     assert json.loads(response.body)["reason"] == "worker restarting"
     assert json.loads(response.body)["model"] == "cats"
     assert response.headers["Retry-After"] == "1"
+
+
+def test_a_client_is_not_told_to_come_back_to_what_only_an_operator_can_mend():
+    response = error_response(errors.ModelUnavailable("cats", "not a flatbuffer"))
+
+    assert "Retry-After" not in response.headers

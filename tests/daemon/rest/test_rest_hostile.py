@@ -173,6 +173,25 @@ BAD_CODINGS = {
 }
 
 
+MIB = 1024 * 1024
+HEAVY_JSON = {
+    "lists": b'{"inputs": [' + b"[]," * (MIB - 20) + b"[]]}",
+    "objects": b'{"inputs": [' + b"{}," * (MIB - 20) + b"{}]}",
+    "members": b"{" + b'"a":1,' * (MIB // 2) + b'"inputs": []}',
+    "numbers": b'{"inputs": [' + b"1," * (2 * MIB - 20) + b"1]}",
+    "numbers and nan": b'{"instances": [' + b"1," * (2 * MIB - 20) + b"NaN]}",
+}
+"""What is parsed nowhere: it would keep everybody waiting."""
+HEAVY_YET_TAKEN_UP = {
+    "long numbers": b'{"instances": [' + (b"1" * 299 + b",") * 13_000 + b"NaN]}",
+    "too long numbers": b'{"instances": [' + (b"1" * 4000 + b",") * 1000 + b"NaN]}",
+    "many lists": b'{"inputs": [' + b"[]," * 290_000 + b"[]]}",
+    "many numbers": b'{"inputs": [' + b"1.5," * 1_000_000 + b"1]}",
+    "many escapes": b'{"inputs": "' + rb"\u00e9" * 600_000 + b'"}',
+}
+JSON_PATHS = (PAIR, "/v1/models/pair:predict", "/v1/models/pair:classify", "/v2/models/pair/infer")
+
+
 def parameters(table: dict[str, object]) -> list[object]:
     return [
         pytest.param(*(value if isinstance(value, tuple) else (value,)), id=name)
@@ -224,6 +243,23 @@ async def test_bad_json_is_malformed(url, body) -> None:
 @pytest.mark.parametrize("body", parameters(BAD_JSON))
 async def test_bad_json_without_its_type_is_refused_too(url, body) -> None:
     answer = await refused(url, post(PAIR, body))
+
+    assert answer.status in {400, 422}
+
+
+@pytest.mark.parametrize("path", JSON_PATHS)
+@pytest.mark.parametrize("body", parameters(HEAVY_JSON))
+async def test_json_that_would_keep_everybody_waiting_is_too_large(url, path, body) -> None:
+    answer = await refused(url, post(path, body, headers=JSON))
+
+    assert answer.status == 413
+    assert "binary" in answer.error
+
+
+@pytest.mark.parametrize("path", JSON_PATHS)
+@pytest.mark.parametrize("body", parameters(HEAVY_YET_TAKEN_UP))
+async def test_heavy_json_that_is_parsed_is_refused_for_what_it_is(url, path, body) -> None:
+    answer = await refused(url, post(path, body, headers=JSON))
 
     assert answer.status in {400, 422}
 

@@ -8,7 +8,7 @@ import logging
 import zlib
 
 import pytest
-from support.rest import ANSWER_TIMEOUT_S, get, head, post, running_server
+from support.rest import ANSWER_TIMEOUT_S, Client, get, head, post, running_server
 
 ANYTHING = "/api/models/nobody/predict"
 """A path that reads a body and then answers 404: whatever comes before proves a limit."""
@@ -251,19 +251,65 @@ async def test_a_client_that_does_not_take_its_answers_is_cut_off() -> None:
         assert (await server.ask(get("/healthz"))).status == 200
 
 
+async def hold(server, *, times: int) -> list[Client]:
+    """Connections with a request under way whose body is still arriving."""
+    held = [await server.connect() for _ in range(times)]
+    for client in held:
+        await client.send(head("POST", ANYTHING, {"Content-Length": "8", "Expect": "100-continue"}))
+        assert (await client.receive()).status == 100
+    return held
+
+
 async def test_one_connection_too_many_is_told_so_and_closed() -> None:
     async with running_server(max_connections=2) as server:
-        held = [await server.connect(), await server.connect()]
-        answers = [await client.ask(get("/healthz")) for client in held]
+        held = await hold(server, times=2)
 
         client = await server.connect()
         refused = await client.ask(get("/healthz"))
+        answers = [await client.ask(b"all of it"[:8]) for client in held]
 
-        assert [answer.status for answer in answers] == [200, 200]
         assert refused.status == 503
         assert refused.headers["retry-after"] == "1"
         assert "connections" in refused.error
         assert await client.is_closed_by_server()
+        assert [answer.status for answer in answers] == [404, 404]
+
+
+async def test_the_connection_that_is_idle_for_longest_makes_room() -> None:
+    async with running_server(max_connections=3) as server:
+        first, second = await server.connect(), await server.connect()
+        for client in (first, second, first):
+            await client.ask(get("/healthz"))
+        await hold(server, times=1)
+
+        newcomer = await server.connect()
+        answer = await newcomer.ask(get("/healthz"))
+
+        assert answer.status == 200
+        assert await second.is_closed_by_server()
+        assert (await first.ask(get("/healthz"))).status == 200
+
+
+async def test_connections_that_send_nothing_keep_nobody_out() -> None:
+    async with running_server(max_connections=2) as server:
+        silent = [await server.connect() for _ in range(2)]
+
+        answer = await server.ask(get("/healthz"))
+
+        assert answer.status == 200
+        assert await silent[0].is_closed_by_server()
+
+
+async def test_the_unix_socket_answers_when_the_network_is_full(tmp_path) -> None:
+    async with running_server(tmp_path / "s", max_connections=1) as server:
+        await hold(server, times=1)
+
+        local = Client(*await asyncio.open_unix_connection(tmp_path / "s"))
+        answer = await local.ask(get("/healthz"))
+        await local.close()
+
+        assert answer.status == 200
+        assert (await server.ask(get("/healthz"))).status == 503
 
 
 async def test_a_connection_that_ends_makes_room() -> None:

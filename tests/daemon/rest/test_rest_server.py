@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import stat
+from contextlib import ExitStack, suppress
 
 import pytest
 from support.rest import Client, get, make_context, running_server
@@ -63,6 +64,23 @@ async def test_a_socket_that_another_daemon_listens_on_is_left_alone(tmp_path) -
             await second.start(path)
 
         assert await ask_unix(path) == 200
+
+
+async def test_a_socket_whose_queue_is_full_is_left_alone(tmp_path) -> None:
+    path = tmp_path / "inferd.sock"
+    with socket.socket(socket.AF_UNIX) as busy, ExitStack() as waiting:
+        busy.bind(str(path))
+        busy.listen(0)
+        for _ in range(2):
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(str(path))
+
+        with pytest.raises(OSError, match="another daemon"):
+            await HttpServer(make_context()).start(path)
+
+        assert path.exists()
 
 
 async def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path) -> None:
