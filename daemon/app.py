@@ -14,6 +14,7 @@ The order of the calls is the life of the process:
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from accelerators.forkserver import ForkServer
+from daemon.documents import DocumentThread
 from daemon.errors import ConfigError
 from daemon.metrics import Metrics
 from daemon.models.registry import ModelRegistry
@@ -206,8 +208,10 @@ async def _assemble(
         ),
         media_executor=media_executor,
     )
+    documents = DocumentThread()
+    stack.callback(documents.close)
     device_id = config.device.id or socket.gethostname()
-    mqtt = _build_mqtt(config, device_id, service, metrics)
+    mqtt = _build_mqtt(config, device_id, service, metrics, documents)
     http = HttpServer(
         RestContext(
             service=service,
@@ -215,6 +219,7 @@ async def _assemble(
             config=config.http,
             version=VERSION,
             device_id=device_id,
+            documents=documents,
             status=lambda: {"mqtt": mqtt.status() if mqtt else {"enabled": False}},
         )
     )
@@ -238,7 +243,11 @@ async def _stop_registry(registry: ModelRegistry, life: _Life) -> None:
 
 
 def _build_mqtt(
-    config: Config, device_id: str, service: InferenceService, metrics: Metrics
+    config: Config,
+    device_id: str,
+    service: InferenceService,
+    metrics: Metrics,
+    documents: DocumentThread,
 ) -> MqttFrontEnd | None:
     if not config.mqtt.url:
         return None
@@ -248,6 +257,7 @@ def _build_mqtt(
         service=service,
         metrics=metrics,
         state_dir=config.state_dir,
+        documents=documents,
     )
 
 
@@ -266,6 +276,7 @@ async def _bring_up(
         await mqtt.start()
     life.is_ready(f"{len(running.service.models())} models")
     await running.registry.settled()
+    gc.freeze()  # what is there now stays: the collector need not look at it again
     if on_ready is not None:
         on_ready(running)
 

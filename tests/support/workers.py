@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -29,4 +29,6 @@ def paused_workers() -> Iterator[None]:
         yield
     finally:
         for worker in workers:
-            worker.send_signal(signal.SIGCONT)
+            # One that stood still for a call that nobody waited for has been replaced.
+            with suppress(psutil.NoSuchProcess):
+                worker.send_signal(signal.SIGCONT)

@@ -290,7 +290,11 @@ async def test_results_wait_until_the_one_who_asked_is_back(broker, start_front_
     back = TestClient(broker.port)
     back.subscribe("inferd/box-1/models/fashion/result")
 
-    assert [(await back.anext()).json["id"] for _ in range(3)] == ["0", "1", "2"]
+    # Who comes back while they are being sent hears the last ones of that time first; then all.
+    heard = []
+    while heard[-3:] != ["0", "1", "2"]:
+        heard.append((await back.anext()).json["id"])
+    assert len(heard) <= 5
     await eventually(lambda: front_end.status()["outbox_messages"] == 0)
     back.close()
 
