@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 import psutil
 import pytest
@@ -12,15 +13,15 @@ from accelerators.forkserver import ForkFailed, ForkServer
 
 
 async def forked(server: ForkServer):
-    """A child that waits for an order on a pipe nobody writes to, and ends when it is closed."""
-    ours, theirs = os.pipe()
-    child = await server.fork([theirs, theirs])
-    os.close(theirs)
-    return child, ours
+    """A child that waits for an order that never comes, and ends when its channel is closed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        child = await server.fork([theirs.fileno(), theirs.fileno()])
+        return child, ours.detach()
 
 
 async def test_child_is_a_process_of_its_own_with_a_descriptor_to_kill_it(forkserver):
-    child, pipe = await forked(forkserver)
+    child, channel = await forked(forkserver)
 
     child.kill()
     ended = await child.exited
@@ -28,27 +29,27 @@ async def test_child_is_a_process_of_its_own_with_a_descriptor_to_kill_it(forkse
     assert child.pid not in (0, os.getpid(), forkserver.pid)
     assert os.WIFEXITED(ended.status) or os.WTERMSIG(ended.status) == signal.SIGKILL
     child.close()
-    os.close(pipe)
+    os.close(channel)
 
 
 async def test_killing_a_child_twice_does_no_harm(forkserver):
-    child, pipe = await forked(forkserver)
+    child, channel = await forked(forkserver)
 
     child.kill()
     await child.exited
     child.kill()
 
     child.close()
-    os.close(pipe)
+    os.close(channel)
 
 
 async def test_server_has_one_thread_and_no_zombies(forkserver):
     for _ in range(5):
-        child, pipe = await forked(forkserver)
+        child, channel = await forked(forkserver)
         child.kill()
         await child.exited
         child.close()
-        os.close(pipe)
+        os.close(channel)
 
     server = psutil.Process(forkserver.pid)
 
@@ -60,12 +61,12 @@ async def test_server_outlives_the_signals_of_a_service_manager(forkserver, wait
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(forkserver.pid, number)
 
-    child, pipe = await forked(forkserver)
+    child, channel = await forked(forkserver)
 
     child.kill()
     await child.exited
     child.close()
-    os.close(pipe)
+    os.close(channel)
 
 
 async def test_dead_server_is_replaced(forkserver, wait_until):
@@ -74,26 +75,24 @@ async def test_dead_server_is_replaced(forkserver, wait_until):
     os.kill(old, signal.SIGKILL)
     await wait_until(lambda: forkserver.pid not in (0, old))
 
-    child, pipe = await forked(forkserver)
+    child, channel = await forked(forkserver)
     child.kill()
     await child.exited
     child.close()
-    os.close(pipe)
+    os.close(channel)
 
 
 async def test_stop_takes_its_children_with_it():
     server = ForkServer()
     await server.start()
-    ours, theirs = os.pipe()
-    child = await server.fork([theirs, theirs])
-    os.close(theirs)
+    child, channel = await forked(server)
 
     await server.stop()
 
     ended = await child.exited
     assert ended.status is None
     child.close()
-    os.close(ours)
+    os.close(channel)
 
 
 async def test_server_does_not_see_our_secrets(monkeypatch):
