@@ -248,7 +248,7 @@ class LoadSpec:
     recycle_after_calls: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every call, and that costs a microsecond
 class CallResult:
     """What one call brought back.
 

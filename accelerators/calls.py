@@ -35,6 +35,25 @@ class Loss:
     final: bool = False
 
 
+class Reply(Protocol):
+    """What is to become of one call's outcome: an `asyncio.Future`, or something lighter.
+
+    It is settled once, on the event loop, when its worker has room for another call already.
+    """
+
+    def done(self) -> bool:
+        """Whether it was settled or cancelled: nobody waits for the outcome."""
+
+    def cancel(self) -> object:
+        """Nobody waits for the outcome any more."""
+
+    def set_result(self, result: CallResult) -> None:
+        """The call was answered."""
+
+    def set_exception(self, error: Exception) -> None:
+        """The call has failed."""
+
+
 class Worker(Protocol):
     """One interpreter somewhere, and the calls it has. For use on the event loop only.
 
@@ -64,8 +83,15 @@ class Worker(Protocol):
         """
         ...
 
-    def call(self, place: int, arrays: list[Array], answer: asyncio.Future[CallResult]) -> None:
-        """Hand a call over; `free` is not 0. `place` counts the report's signatures."""
+    def call(self, place: int, columns: list[list[Array]], reply: Reply) -> None:
+        """Hand a call over; `free` is not 0.
+
+        Args:
+            place: counts the report's signatures.
+            columns: for each input of the signature its arrays, which are put one after another
+                along their first dimension; a single one may have any shape. They are copied.
+            reply: settled later; also at once, when they cannot be handed over.
+        """
         ...
 
     def hurry(self, patience_s: float) -> None:

@@ -206,8 +206,11 @@ class Lane:
         self._has_strings = DataType.BYTES in self._datatypes
         self._bodies: dict[Shapes, bytes] = {}
 
-    def put(self, slot: Slot, arrays: Sequence[Array]) -> bytes:
-        """Copy the arrays into the slot.
+    def put(self, slot: Slot, columns: Sequence[Sequence[Array]]) -> bytes:
+        """Copy tensors into the slot, each given as the arrays it is put together of.
+
+        Several arrays are joined along their first dimension; the others agree. A single one may
+        have any shape.
 
         Returns:
             The message's body: their shapes.
@@ -216,18 +219,28 @@ class Lane:
             TooBig: they do not fit.
             TypeError: an array has another dtype than the signature says.
         """
-        shapes = tuple([array.shape for array in arrays])
+        shapes = tuple(
+            [
+                column[0].shape
+                if len(column) == 1
+                else (sum([array.shape[0] for array in column]), *column[0].shape[1:])
+                for column in columns
+            ]
+        )
         body = self._bodies.get(shapes)
         if body is None:
             body = self._remember(shapes)
         if self._has_strings:
-            self._put_strings(slot, arrays)
+            self._put_strings(slot, columns)
             return body
         views = slot.views.get((self._key, body))
         if views is None:
             views = self._views(slot, body, shapes, grow=True)
-        for view, array in zip(views, arrays, strict=True):
-            np.copyto(view, array, casting="equiv")
+        for view, column in zip(views, columns, strict=True):
+            if len(column) == 1:
+                np.copyto(view, column[0], casting="equiv")
+            else:
+                np.concatenate(column, out=view, casting="equiv")
         return body
 
     def get(self, slot: Slot, body: bytes) -> list[Array]:
@@ -266,10 +279,10 @@ class Lane:
         slot.remember((self._key, body), views)
         return views
 
-    def _put_strings(self, slot: Slot, arrays: Sequence[Array]) -> None:
+    def _put_strings(self, slot: Slot, columns: Sequence[Sequence[Array]]) -> None:
         end = _DATA_AT
-        for datatype, array in zip(self._datatypes, arrays, strict=True):
-            data = _packed(datatype, array)
+        for datatype, column in zip(self._datatypes, columns, strict=True):
+            data = _packed(datatype, column[0] if len(column) == 1 else np.concatenate(column))
             offset = _next_border(end)
             end = offset + len(data)
             slot.need(end, grow=True)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from accelerators.base import Array, LoadSpec, ModelReport
+    from accelerators.calls import Reply
     from accelerators.forkserver import Child, Exit, ForkServer
 
 _log = logging.getLogger(f"inferd.{__name__}")
@@ -90,7 +91,7 @@ _DOING = {
 
 @dataclass(slots=True)
 class _Call:
-    answer: asyncio.Future[CallResult]
+    reply: Reply
     place: int
     slot: int
 
@@ -210,15 +211,15 @@ class ProcessWorker:
         self._child.exited.add_done_callback(self._on_exit)
         self._loop.add_reader(ours.fileno(), self._on_readable)
 
-    def call(self, place: int, arrays: list[Array], answer: asyncio.Future[CallResult]) -> None:
-        """Hand a call over; `free` is not 0. `place` counts the report's signatures."""
+    def call(self, place: int, columns: list[list[Array]], reply: Reply) -> None:
+        """Hand a call over; see `accelerators.calls.Worker`."""
         number = self._free_slots[-1]
         slot = self._slots[number]
         try:
-            body = self._lanes[place][0].put(slot, arrays)
+            body = self._lanes[place][0].put(slot, columns)
         except (TooBig, OSError) as exc:
             self._trim_later()  # of several tensors some may lie there
-            answer.set_exception(InvokeFailed(f"its inputs cannot be handed over: {exc}"))
+            reply.set_exception(InvokeFailed(f"its inputs cannot be handed over: {exc}"))
             return
         slot.mark_untouched()
         self._free_slots.pop()
@@ -226,7 +227,7 @@ class ProcessWorker:
         self.calls += 1
         if not self._open:
             self._begin()
-        self._open.append(_Call(answer, place, number))
+        self._open.append(_Call(reply, place, number))
         self._send(HEADER.pack(Kind.CALL, number, place, self.calls & 0xFFFFFFFF) + body)
 
     async def close(self) -> None:
@@ -288,7 +289,7 @@ class ProcessWorker:
         if not self._open or self._child is None:
             return
         limit_s, what = self._spec.call_timeout_s, "a call"
-        if self._open[0].answer.done() and self._patience_s < limit_s:
+        if self._open[0].reply.done() and self._patience_s < limit_s:
             limit_s, what = self._patience_s, "a call that nobody waited for any more"
         due = self._running_since + limit_s
         if self._loop.time() < due:
@@ -298,8 +299,8 @@ class ProcessWorker:
         self._loss = Loss(DeathReason.TIMEOUT, detail)
         self.free = 0
         head = self._open.popleft()
-        if not head.answer.done():
-            head.answer.set_exception(CallTimedOut(detail, started=True))
+        if not head.reply.done():
+            head.reply.set_exception(CallTimedOut(detail, started=True))
         self._fail_open(detail, started=False)
         self._child.kill()
         # Without waiting for its end: one that hangs in a device may not have any.
@@ -346,29 +347,37 @@ class ProcessWorker:
 
     def _on_result(self, number: int, message: bytes) -> None:
         call = self._take(number)
-        answer = call.answer
-        if answer.done():
+        reply = call.reply
+        if reply.done():
             self._trim_later()  # nobody looks how large the result is
+            self._release(number)
         else:
-            try:
-                arrays = self._lanes[call.place][1].get(self._slots[number], message[_BODY_AT:])
-            except OSError as exc:
+            outcome = self._read_result(call, message)
+            self._release(number)  # first: settling may bring the next call
+            if isinstance(outcome, InvokeFailed):
                 self._trim_later()
-                answer.set_exception(InvokeFailed(f"its result cannot be read: {exc}"))
+                reply.set_exception(outcome)
             else:
-                names = self._output_names[call.place]
-                outputs = {name: array.copy() for name, array in zip(names, arrays, strict=True)}
-                invoke_s, started_at, finished_at = TIMES.unpack_from(message, HEADER.size)
-                answer.set_result(CallResult(outputs, invoke_s, started_at, finished_at))
-        self._release(number)
+                reply.set_result(outcome)
+        self._tell_free()
+
+    def _read_result(self, call: _Call, message: bytes) -> CallResult | InvokeFailed:
+        try:
+            arrays = self._lanes[call.place][1].get(self._slots[call.slot], message[_BODY_AT:])
+        except OSError as exc:
+            return InvokeFailed(f"its result cannot be read: {exc}")
+        names = self._output_names[call.place]
+        outputs = {name: array.copy() for name, array in zip(names, arrays, strict=True)}
+        return CallResult(outputs, *TIMES.unpack_from(message, HEADER.size))
 
     def _on_failed(self, number: int, message: bytes) -> None:
         call = self._take(number)
-        if not call.answer.done():
-            text = message[_BODY_AT:].decode("utf-8", "replace")
-            call.answer.set_exception(InvokeFailed(text))
         self._trim_later()  # of several results some may lie there
         self._release(number)
+        if not call.reply.done():
+            text = message[_BODY_AT:].decode("utf-8", "replace")
+            call.reply.set_exception(InvokeFailed(text))
+        self._tell_free()
 
     def _take(self, number: int) -> _Call:
         """The call that is answered now: always the oldest."""
@@ -379,13 +388,16 @@ class ProcessWorker:
     def _release(self, number: int) -> None:
         if self._open:
             self._begin()
-            if self._open[0].answer.done():
+            if self._open[0].reply.done():
                 self.hurry(self._patience_s)
         self._free_slots.append(number)
         if self._slots[number].size > _SLOT_KEEP_BYTES:
             self._trim_later()
         if self._loss is None:
             self.free += 1
+
+    def _tell_free(self) -> None:
+        if self._loss is None:
             self._on_free()
 
     def _trim_later(self) -> None:
@@ -464,8 +476,8 @@ class ProcessWorker:
         while self._open:
             call = self._open.popleft()
             begun = self._slots[call.slot].taken_up if started is None else started
-            if not call.answer.done():
-                call.answer.set_exception(WorkerLost(detail, started=begun))
+            if not call.reply.done():
+                call.reply.set_exception(WorkerLost(detail, started=begun))
 
     def _explain(self, exit_: Exit) -> Loss:
         words = _last_words(self._stderr)

@@ -17,10 +17,10 @@ from accelerators.process import ProcessWorker
 from accelerators.thread import ThreadWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from accelerators.base import Array, CallResult, LoadSpec, ModelReport
-    from accelerators.calls import Loss, Worker
+    from accelerators.calls import Loss, Reply, Worker
     from accelerators.forkserver import ForkServer
 
 __all__ = ["DeathReason", "WorkerEvent", "WorkerPool"]
@@ -160,13 +160,22 @@ class WorkerPool:
         return free
 
     def call(self, signature: str, inputs: Mapping[str, Array]) -> asyncio.Future[CallResult]:
+        """`send` one request's inputs, with a future for the outcome."""
+        reply: asyncio.Future[CallResult] = self._loop.create_future()
+        self.send(signature, (inputs,), reply)
+        return reply
+
+    def send(self, signature: str, rows: Sequence[Mapping[str, Array]], reply: Reply) -> None:
         """Hand a call to the least busy worker. Only while `free_slots` > 0 (else RuntimeError).
 
-        The inputs are complete, in the right dtypes, with shapes the model was described with, and
-        C-contiguous; they are copied before this returns. Cancelling the future drops the result;
-        `give_up` says how long the invocation may go on.
+        Args:
+            signature: a name from the report.
+            rows: the inputs of one request, or of several whose rows go into one invocation.
+                Complete, in the right dtypes, with shapes the model was described with, and
+                C-contiguous; they are copied before this returns.
+            reply: cancelling it drops the result; `give_up` says how long the invocation may go on.
 
-        The future's exceptions:
+        The reply's exceptions:
             InvokeFailed: the model refused this input; the worker lives on.
             CallTimedOut: it ran for call_timeout_s; its worker was killed.
             WorkerLost: the worker died; `started` says whether it had begun this call.
@@ -179,17 +188,15 @@ class WorkerPool:
                 chosen, most = worker, worker.free
         if chosen is None:
             raise RuntimeError("call without a free slot")
-        answer: asyncio.Future[CallResult] = self._loop.create_future()
-        chosen.call(place, [inputs[name] for name in names], answer)
-        return answer
+        chosen.call(place, [[inputs[name] for inputs in rows] for name in names], reply)
 
-    def give_up(self, call: asyncio.Future[CallResult], *, patience_s: float) -> None:
+    def give_up(self, reply: Reply, *, patience_s: float) -> None:
         """Nobody waits for a call any more.
 
         Its result is dropped. When it has run for `patience_s` it is taken for hung, and its worker
         is replaced, so that those who wait behind it need not wait for `call_timeout_s`.
         """
-        call.cancel()
+        reply.cancel()
         for worker in self._ready:
             worker.hurry(patience_s)
 

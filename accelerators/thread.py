@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from accelerators.base import CallResult
 from accelerators.calls import DeathReason, Loss, run_to_end
 from accelerators.errors import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from accelerators.base import Array, LoadSpec, ModelReport
+    from accelerators.calls import Reply
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
@@ -39,7 +42,7 @@ _EXIT_GRACE_S = 1.0  # for a call in the thread to end
 
 @dataclass(slots=True)
 class _Call:
-    answer: asyncio.Future[CallResult]
+    reply: Reply
     place: int
     arrays: list[Array]
     taken_up: bool = False
@@ -102,11 +105,13 @@ class ThreadWorker:
     def hurry(self, patience_s: float) -> None:
         """Nothing: a thread cannot be stopped."""
 
-    def call(self, place: int, arrays: list[Array], answer: asyncio.Future[CallResult]) -> None:
-        """Hand a call over; `free` is not 0. `place` counts the report's signatures."""
+    def call(self, place: int, columns: list[list[Array]], reply: Reply) -> None:
+        """Hand a call over; see `accelerators.calls.Worker`."""
         self.free -= 1
         self.calls += 1
-        call = _Call(answer, place, [array.copy() for array in arrays])
+        call = _Call(
+            reply, place, [np.concatenate(c) if len(c) > 1 else c[0].copy() for c in columns]
+        )
         if not self._open:
             self._begin()
         self._open.append(call)
@@ -149,8 +154,8 @@ class ThreadWorker:
         detail = f"a call took longer than {self._spec.call_timeout_s:g} s"
         self.free = 0
         head = self._open.popleft()
-        if not head.answer.done():
-            head.answer.set_exception(CallTimedOut(detail, started=True))
+        if not head.reply.done():
+            head.reply.set_exception(CallTimedOut(detail, started=True))
         self._fail_open(detail)
         if not self.lost.done():
             left = f"{detail}; its thread cannot be ended and is left behind"
@@ -165,8 +170,8 @@ class ThreadWorker:
     def _fail_open(self, detail: str) -> None:
         while self._open:
             call = self._open.popleft()
-            if not call.answer.done():
-                call.answer.set_exception(WorkerLost(detail, started=call.taken_up))
+            if not call.reply.done():
+                call.reply.set_exception(WorkerLost(detail, started=call.taken_up))
 
     def _on_answer(self, call: _Call, outcome: CallResult | InvokeFailed) -> None:
         if not self._open or self._open[0] is not call:
@@ -174,12 +179,12 @@ class ThreadWorker:
         self._open.popleft()
         if self._open:
             self._begin()
-        if not call.answer.done():
+        self.free += 1  # first: settling may bring the next call
+        if not call.reply.done():
             if isinstance(outcome, InvokeFailed):
-                call.answer.set_exception(outcome)
+                call.reply.set_exception(outcome)
             else:
-                call.answer.set_result(outcome)
-        self.free += 1
+                call.reply.set_result(outcome)
         self._on_free()
 
     # From here on in the thread.

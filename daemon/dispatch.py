@@ -14,21 +14,22 @@ its whole time limit, since its worker's end would lose the state.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
 
 from accelerators.errors import AcceleratorError, CallTimedOut, InvokeFailed, WorkerLost
 from daemon.admission import choose_batch
 from daemon.errors import DeadlineExceeded, PredictionFailed, WorkerCrashed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from accelerators.base import Array, CallResult
+    from accelerators.calls import Reply
 
 _MAX_LOOKAHEAD = 256
 """Waiting requests looked at for one shared invocation: as many as the largest batch has rows."""
@@ -41,16 +42,16 @@ class Workers(Protocol):
     def free_slots(self) -> int:
         """Calls that `call` would accept now."""
 
-    def call(self, signature: str, inputs: Mapping[str, Array]) -> asyncio.Future[CallResult]:
+    def send(self, signature: str, rows: Sequence[Mapping[str, Array]], reply: Reply) -> None:
         """Hand a call to a worker."""
 
-    def give_up(self, call: asyncio.Future[CallResult], *, patience_s: float) -> None:
+    def give_up(self, reply: Reply, *, patience_s: float) -> None:
         """Nobody waits for a call any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as it is made for every request and that costs a microsecond
 class Answer:
-    """What a request's invocation gave.
+    """What a request's invocation gave. Nobody changes it.
 
     Attributes:
         outputs: by name; this request's own rows.
@@ -64,31 +65,129 @@ class Answer:
     batch_rows: int
 
 
-class _Job:
-    """One request in the queue."""
+class Job(ABC):
+    """One request in the queue. A front end's own kind says what becomes of its answer.
 
-    __slots__ = ("alone", "attempts", "enqueued_at", "future", "inputs", "key", "rows", "signature")
+    Attributes:
+        signature: a name the model has.
+        inputs: checked tensors.
+        rows: the first dimension that all inputs share; 1 when they share none.
+        key: requests of equal key may share an invocation; None: never.
+        deadline: `time.monotonic()` seconds; it fails then.
+        is_over: it was answered, failed or withdrawn; nothing more happens to it.
+    """
+
+    __slots__ = (
+        "alone",
+        "attempts",
+        "deadline",
+        "enqueued_at",
+        "inputs",
+        "is_over",
+        "key",
+        "rows",
+        "signature",
+    )
 
     def __init__(
         self,
         signature: str,
         inputs: Mapping[str, Array],
+        *,
         rows: int,
         key: object,
-        future: asyncio.Future[Answer],
+        deadline: float,
     ) -> None:
         self.signature = signature
         self.inputs = inputs
         self.rows = rows
-        self.key = key  # requests of equal key may share an invocation; None: never
-        self.future = future
-        self.enqueued_at = time.monotonic()
+        self.key = key
+        self.deadline = deadline
+        self.enqueued_at = 0.0
         self.attempts = 0
         self.alone = False
+        self.is_over = False
+
+    @abstractmethod
+    def answered(self, answer: Answer) -> None:
+        """Take the answer. Called once, unless `failed` is; must not raise."""
+
+    @abstractmethod
+    def failed(self, error: Exception) -> None:
+        """Take the error. Called once, unless `answered` is; must not raise.
+
+        Args:
+            error: PredictionFailed (the model failed on this input), DeadlineExceeded, or
+                WorkerCrashed (rule 2, for the second time).
+        """
+
+
+class AwaitedJob(Job):
+    """A request that a coroutine waits for, in `future`."""
+
+    __slots__ = ("future",)
+
+    def __init__(
+        self,
+        signature: str,
+        inputs: Mapping[str, Array],
+        *,
+        rows: int,
+        key: object,
+        deadline: float,
+    ) -> None:
+        super().__init__(signature, inputs, rows=rows, key=key, deadline=deadline)
+        self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def answered(self, answer: Answer) -> None:
+        """Wake who waits."""
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def failed(self, error: Exception) -> None:
+        """Wake who waits."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+def sharing_key(inputs: Mapping[str, Array]) -> object:
+    """What `Job.key` is for a request whose rows may go into one invocation with others'."""
+    return tuple([(name, inputs[name].shape[1:]) for name in sorted(inputs)])
+
+
+class _Invocation:
+    """What a worker's answer to one or several requests is given to; see `calls.Reply`."""
+
+    __slots__ = ("_dispatcher", "_is_over", "jobs")
+
+    def __init__(self, dispatcher: Dispatcher, jobs: list[Job]) -> None:
+        self._dispatcher = dispatcher
+        self._is_over = False
+        self.jobs = jobs
+
+    def done(self) -> bool:
+        return self._is_over
+
+    def cancel(self) -> None:
+        self._is_over = True
+        self._dispatcher.forget(self)
+
+    def set_result(self, result: CallResult) -> None:
+        self._is_over = True
+        self._dispatcher.forget(self)
+        self._dispatcher.deliver(self.jobs, result)
+
+    def set_exception(self, error: Exception) -> None:
+        self._is_over = True
+        self._dispatcher.forget(self)
+        self._dispatcher.settle(self.jobs, error)
 
 
 class Dispatcher:
     """Hands waiting requests to a pool's free workers, several in one invocation where proven.
+
+    Requests that arrive in one turn of the event loop are looked at together at its end, so that
+    they can share an invocation though none of them waits.
 
     Not thread-safe: use it from the pool's event loop.
     """
@@ -119,53 +218,43 @@ class Dispatcher:
         self._retry = retry
         self._patience_s = patience_s
         self._on_batch = on_batch
-        # In order of arrival; by future, so that one whose client left is taken out at once.
-        self._queue: OrderedDict[asyncio.Future[Answer], _Job] = OrderedDict()
-        self._calls: dict[asyncio.Future[CallResult], list[_Job]] = {}
+        # In order of arrival; a dictionary, so that one whose client left is taken out at once.
+        self._queue: OrderedDict[Job, None] = OrderedDict()
+        self._running: set[_Invocation] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_at = math.inf
+        self._is_pump_due = False
         self._loop = asyncio.get_running_loop()
 
-    def submit(
-        self, signature: str, inputs: Mapping[str, Array], *, rows: int, shareable: bool
-    ) -> asyncio.Future[Answer]:
-        """Queue one request. Whoever gives the future up tells `withdraw`.
+    def submit(self, job: Job) -> None:
+        """Queue one request. Whoever gives it up tells `withdraw`."""
+        job.enqueued_at = time.monotonic()
+        self._queue[job] = None
+        if job.deadline < self._expiry_at:
+            self._watch_deadlines(job.deadline)
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._loop.call_soon(self._on_turn)
 
-        Args:
-            signature: a name the model has.
-            inputs: checked tensors.
-            rows: the first dimension that all inputs share; 1 when they share none.
-            shareable: whether rows of several requests may go into one invocation.
-
-        The future's exceptions:
-            PredictionFailed: the model failed on this input.
-            DeadlineExceeded: rule 3.
-            WorkerCrashed: rule 2, for the second time.
-        """
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        key: object = None
-        if shareable and self._max_rows > rows:
-            key = tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
-        job = _Job(signature, inputs, rows, key, future)
-        self._queue[future] = job
-        self.pump()
-        return future
-
-    def withdraw(self, future: asyncio.Future[Answer]) -> None:
+    def withdraw(self, job: Job) -> None:
         """Nobody waits for this request any more: let its place and its tensors go.
 
         An invocation that nobody waits for is given up too.
         """
-        future.cancel()
-        if self._queue.pop(future, None) is not None:
+        if job.is_over:
             return
-        for call, jobs in list(self._calls.items()):
-            if not call.done() and all(job.future.done() for job in jobs):
-                self._pool.give_up(call, patience_s=self._patience_s())
+        job.is_over = True
+        if job in self._queue:
+            del self._queue[job]
+            return
+        for invocation in [i for i in self._running if all(j.is_over for j in i.jobs)]:
+            self._pool.give_up(invocation, patience_s=self._patience_s())
 
     def pump(self) -> None:
         """Hand out what can be handed out now."""
         while self._queue and self._pool.free_slots > 0:
-            head = next(iter(self._queue.values()))
+            head = next(iter(self._queue))
             if self._may_wait(head):
                 return
             self._send(self._take(head))
@@ -173,16 +262,38 @@ class Dispatcher:
     def fail_all(self, error: Exception) -> None:
         """Give every waiting request this error."""
         while self._queue:
-            future, _ = self._queue.popitem(last=False)
-            if not future.done():
-                future.set_exception(error)
+            job, _ = self._queue.popitem(last=False)
+            _fail(job, error)
 
-    def _may_wait(self, head: _Job) -> bool:
+    def _on_turn(self) -> None:
+        self._is_pump_due = False
+        self.pump()
+
+    def _watch_deadlines(self, at: float) -> None:
+        """One timer for the earliest deadline, which is not set and cleared for each request."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry_at = at
+        self._expiry = self._loop.call_at(at, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._expiry, self._expiry_at = None, math.inf
+        now = time.monotonic()
+        waiting = [*self._queue, *(job for i in self._running for job in i.jobs)]
+        for job in waiting:
+            if job.deadline <= now and not job.is_over:
+                self.withdraw(job)
+                job.failed(DeadlineExceeded("the deadline passed before the answer was there"))
+        earliest = min((job.deadline for job in waiting if not job.is_over), default=math.inf)
+        if earliest < self._expiry_at:
+            self._watch_deadlines(earliest)
+
+    def _may_wait(self, head: Job) -> bool:
         """Whether the first request should wait for company; sets the timer that ends the wait."""
         if self._max_delay_s <= 0 or head.key is None or head.alone:
             return False
         due_in = head.enqueued_at + self._max_delay_s - time.monotonic()
-        if due_in <= 0 or sum(job.rows for job in self._queue.values()) >= self._max_rows:
+        if due_in <= 0 or sum(job.rows for job in self._queue) >= self._max_rows:
             return False
         if self._timer is None:
             self._timer = self._loop.call_later(due_in, self._on_timer)
@@ -192,19 +303,19 @@ class Dispatcher:
         self._timer = None
         self.pump()
 
-    def _take(self, head: _Job) -> list[_Job]:
+    def _take(self, head: Job) -> list[Job]:
         """The first waiting request and those behind it that share its invocation."""
         company = [head]
         if head.key is not None and not head.alone and len(self._queue) > 1:
             company = self._company(head)
         for job in company:
-            del self._queue[job.future]
+            del self._queue[job]
         return company
 
-    def _company(self, head: _Job) -> list[_Job]:
-        company: list[_Job] = []
+    def _company(self, head: Job) -> list[Job]:
+        company: list[Job] = []
         rows = 0
-        for job in self._queue.values():
+        for job in self._queue:
             if len(company) == _MAX_LOOKAHEAD or rows >= self._max_rows:
                 break
             if job.key == head.key and not job.alone:
@@ -212,52 +323,40 @@ class Dispatcher:
                 rows += job.rows
         return company[: choose_batch([job.rows for job in company], self._max_rows)]
 
-    def _send(self, jobs: list[_Job]) -> None:
-        first = jobs[0]
-        inputs = first.inputs
-        if len(jobs) > 1:
-            inputs = {
-                name: np.concatenate([job.inputs[name] for job in jobs]) for name in first.inputs
-            }
-        call = self._pool.call(first.signature, inputs)
-        self._calls[call] = jobs
-        call.add_done_callback(self._finish)
+    def _send(self, jobs: list[Job]) -> None:
+        invocation = _Invocation(self, jobs)
+        self._running.add(invocation)
+        self._pool.send(jobs[0].signature, [job.inputs for job in jobs], invocation)
 
-    def _finish(self, call: asyncio.Future[CallResult]) -> None:
-        jobs = self._calls.pop(call)
-        if call.cancelled():  # by `withdraw`: nobody waits for it
+    def forget(self, invocation: _Invocation) -> None:
+        """It is over."""
+        self._running.discard(invocation)
+
+    def deliver(self, jobs: list[Job], result: CallResult) -> None:
+        """Give the requests of an invocation their rows of its result."""
+        if len(jobs) == 1:
+            job = jobs[0]
+            self._on_batch(job.rows, result)
+            _answer(job, result, result.outputs, job.rows)
             return
-        error = call.exception()
-        if error is None:
-            self._deliver(jobs, call.result())
-        elif isinstance(error, AcceleratorError):
-            self._settle(jobs, error)
-        else:
-            for job in jobs:
-                if not job.future.done():
-                    job.future.set_exception(error)
-        self.pump()
-
-    def _deliver(self, jobs: list[_Job], result: CallResult) -> None:
-        rows = sum(job.rows for job in jobs)
+        rows = sum([job.rows for job in jobs])
         self._on_batch(rows, result)
         start = 0
         for job in jobs:
-            outputs = result.outputs
-            if len(jobs) > 1:
-                end = start + job.rows
-                outputs = {name: array[start:end] for name, array in outputs.items()}
-                start = end
-            if not job.future.done():
-                queue_s = max(0.0, result.started_at - job.enqueued_at)
-                job.future.set_result(Answer(outputs, queue_s, result.invoke_s, rows))
+            end = start + job.rows
+            _answer(job, result, {n: a[start:end] for n, a in result.outputs.items()}, rows)
+            start = end
 
-    def _settle(self, jobs: list[_Job], error: AcceleratorError) -> None:
+    def settle(self, jobs: list[Job], error: Exception) -> None:
         """Apply the rules above to requests whose invocation failed."""
+        if not isinstance(error, AcceleratorError):
+            for job in jobs:
+                _fail(job, error)
+            return
         not_begun = isinstance(error, WorkerLost) and not error.started
-        again: list[_Job] = []  # goes to the front of the queue, in its order
+        again: list[Job] = []  # goes to the front of the queue, in its order
         for job in jobs:
-            if job.future.done():
+            if job.is_over:
                 continue
             if not_begun:
                 again.append(job)
@@ -269,15 +368,29 @@ class Dispatcher:
                 job.alone = True
                 again.append(job)
             else:
-                job.future.set_exception(_final_error(error))
+                _fail(job, _final_error(error))
         for job in reversed(again):
-            self._queue[job.future] = job
-            self._queue.move_to_end(job.future, last=False)
+            self._queue[job] = None
+            self._queue.move_to_end(job, last=False)
+        self.pump()
 
-    def _may_retry(self, job: _Job, error: AcceleratorError) -> bool:
+    def _may_retry(self, job: Job, error: AcceleratorError) -> bool:
         if isinstance(error, (InvokeFailed, CallTimedOut)):
             return False
         return self._retry and job.attempts == 0
+
+
+def _answer(job: Job, result: CallResult, outputs: Mapping[str, Array], batch_rows: int) -> None:
+    if not job.is_over:
+        job.is_over = True
+        queue_s = max(0.0, result.started_at - job.enqueued_at)
+        job.answered(Answer(outputs, queue_s, result.invoke_s, batch_rows))
+
+
+def _fail(job: Job, error: Exception) -> None:
+    if not job.is_over:
+        job.is_over = True
+        job.failed(error)
 
 
 def _final_error(error: AcceleratorError) -> Exception:

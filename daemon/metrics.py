@@ -4,30 +4,35 @@ Rules:
 1. A label's value comes from a closed set. A model or version counts as known only after the
    registry said so; what a client asks for beyond that is counted with empty labels.
 2. A model or version that is gone takes its series with it.
-3. A request pays for counting, not for looking up: the children of each series are kept.
+3. A request pays for counting and nothing else: a number is added to, no lock is taken, no label is
+   looked up twice. The Prometheus text is made when it is asked for.
 
 Not thread-safe: called from the event loop. docs/metrics.md lists every name; a test compares.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
 )
+from prometheus_client.registry import Collector
 
 from daemon import errors
 from daemon.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from prometheus_client import Metric
 
     from daemon.tensors import Protocol
 
@@ -73,131 +78,172 @@ def outcome_of(error: BaseException) -> Outcome:
     return next(_OUTCOMES[kind] for kind in type(error).__mro__ if kind in _OUTCOMES)
 
 
-_Family = Counter | Gauge | Histogram
-_AnyFamily = TypeVar("_AnyFamily", Counter, Gauge, Histogram)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Family:
+    """What one name stands for; `bounds` for histograms only."""
+
+    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+    name: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+_REQUESTS = _Family(
+    CounterMetricFamily,
+    "inferd_requests_total",
+    "Predictions asked for, by how they ended.",
+    ("model", "version", "protocol", "outcome"),
+)
+_DURATIONS = _Family(
+    HistogramMetricFamily,
+    "inferd_request_duration_seconds",
+    "Time from a request's arrival to its answer, for outcomes ok, deadline and failed.",
+    ("model", "protocol"),
+    DURATION_BUCKETS_S,
+)
+_STAGE_DURATIONS = _Family(
+    HistogramMetricFamily,
+    "inferd_stage_duration_seconds",
+    "Time of each stage of an answered request.",
+    ("model", "stage"),
+    DURATION_BUCKETS_S,
+)
+_QUEUE_DEPTH = _Family(
+    GaugeMetricFamily, "inferd_queue_depth", "Requests that wait or run now.", ("model",)
+)
+_REJECTIONS = _Family(
+    CounterMetricFamily,
+    "inferd_queue_rejections_total",
+    "Requests refused before any work was done for them.",
+    ("model", "reason"),
+)
+_BATCH_SIZE = _Family(
+    HistogramMetricFamily,
+    "inferd_batch_size",
+    "Rows of each invocation.",
+    ("model",),
+    BATCH_BUCKETS_ROWS,
+)
+_RESTARTS = _Family(
+    CounterMetricFamily,
+    "inferd_worker_restarts_total",
+    "Workers that were replaced, by why.",
+    ("model", "reason"),
+)
+_MODEL_INFO = _Family(
+    GaugeMetricFamily,
+    "inferd_model_info",
+    "1 for each loaded version: what runs it, and whether that is what was asked for.",
+    ("model", "version", "device", "requested_device", "degraded", "runtime"),
+)
+_MODEL_MEMORY = _Family(
+    GaugeMetricFamily,
+    "inferd_model_memory_bytes",
+    "Private memory of a model's newest worker after warm-up.",
+    ("model",),
+)
+_DEVICE_UP = _Family(
+    GaugeMetricFamily,
+    "inferd_device_up",
+    "1 while a device can be used.",
+    ("device", "kind"),
+)
+_BUILD_INFO = _Family(
+    GaugeMetricFamily, "inferd_build_info", "1: which inferd this is.", ("version",)
+)
+_MQTT_CONNECTED = _Family(
+    GaugeMetricFamily,
+    "inferd_mqtt_connected",
+    "1 while the MQTT broker is connected. Absent while MQTT is off.",
+)
+_MQTT_OUTBOX = _Family(
+    GaugeMetricFamily,
+    "inferd_mqtt_outbox_messages",
+    "Results that wait on disk for the MQTT broker. Absent while MQTT is off.",
+)
+_FAMILIES = (
+    *(_BUILD_INFO, _REQUESTS, _DURATIONS, _STAGE_DURATIONS, _QUEUE_DEPTH, _REJECTIONS),
+    *(_BATCH_SIZE, _RESTARTS, _MODEL_INFO, _MODEL_MEMORY, _DEVICE_UP),
+    *(_MQTT_CONNECTED, _MQTT_OUTBOX),
+)
+_OFF_UNTIL_USED = frozenset({_MQTT_CONNECTED, _MQTT_OUTBOX})
+
+
+class _Number:
+    """A counter or gauge."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+
+class _Histogram:
+    """How many observations fell under each bound, the last place for those above all."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum: float = 0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """Prometheus' cumulative buckets, and the sum."""
+        bounds = (*map(str, map(float, self._bounds)), "+Inf")
+        return list(zip(bounds, accumulate(self._counts), strict=True)), self._sum
 
 
 class _ModelSeries:
-    """The children of one model's series, made when first needed, and its known versions."""
+    """What is counted of one model; each series is made when first needed."""
 
     __slots__ = (
         "batch_size",
         "durations",
         "infos",
         "loads",
-        "made",
-        "queue_depth",
-        "rejections",
+        "numbers",
+        "queues",
         "requests",
-        "restarts",
         "stages",
     )
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[int, Protocol, str], Counter] = {}
-        self.durations: dict[Protocol, Histogram] = {}
-        self.stages: tuple[Histogram, ...] = ()
-        self.rejections: dict[str, Counter] = {}
-        self.restarts: dict[str, Counter] = {}
-        self.batch_size: Histogram | None = None
-        self.queue_depth: Gauge | None = None
+        self.requests: dict[tuple[int, Protocol, str], _Number] = {}
+        self.durations: dict[Protocol, _Histogram] = {}
+        self.stages: tuple[_Histogram, ...] = ()
+        self.batch_size: _Histogram | None = None
+        self.numbers: dict[
+            tuple[_Family, str], _Number
+        ] = {}  # by reason, or "" where there is none
+        self.queues: dict[object, Callable[[], int]] = {}
         self.infos: dict[int, tuple[str, ...]] = {}
         self.loads: dict[int, int] = {}
-        self.made: set[tuple[_Family, tuple[str, ...]]] = set()
 
-    def child(self, family: _AnyFamily, *labels: str) -> _AnyFamily:
-        """The child of a series with these labels, remembered so that it can be dropped."""
-        self.made.add((family, labels))
-        return family.labels(*labels)
-
-    def drop(self, family: _Family, *labels: str) -> None:
-        """Drop one child."""
-        self.made.discard((family, labels))
-        family.remove(*labels)
+    def number(self, family: _Family, label: str = "") -> _Number:
+        """The number of a family that has no other label than the model and this one."""
+        number = self.numbers.get((family, label))
+        if number is None:
+            number = self.numbers[family, label] = _Number()
+        return number
 
 
-class Metrics:
+class Metrics(Collector):
     """Counts what happens and renders it for a scrape."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Register every series in `registry`, which must be empty of them."""
-        # A second series for each counter that says when it began: Prometheus knows that already.
-        disable_created_metrics()  # type: ignore[no-untyped-call] # not annotated there
+        """Register in `registry`."""
         self._registry = registry
         self._models: dict[str, _ModelSeries] = {}
         self._nobody = _ModelSeries()
-        self._requests = Counter(
-            "inferd_requests_total",
-            "Predictions asked for, by how they ended.",
-            ("model", "version", "protocol", "outcome"),
-            registry=registry,
-        )
-        self._durations = Histogram(
-            "inferd_request_duration_seconds",
-            "Time from a request's arrival to its answer, for outcomes ok, deadline and failed.",
-            ("model", "protocol"),
-            buckets=DURATION_BUCKETS_S,
-            registry=registry,
-        )
-        self._stages = Histogram(
-            "inferd_stage_duration_seconds",
-            "Time of each stage of an answered request.",
-            ("model", "stage"),
-            buckets=DURATION_BUCKETS_S,
-            registry=registry,
-        )
-        self._queue_depth = Gauge(
-            "inferd_queue_depth",
-            "Requests that wait or run now.",
-            ("model",),
-            registry=registry,
-        )
-        self._rejections = Counter(
-            "inferd_queue_rejections_total",
-            "Requests refused before any work was done for them.",
-            ("model", "reason"),
-            registry=registry,
-        )
-        self._batch_size = Histogram(
-            "inferd_batch_size",
-            "Rows of each invocation.",
-            ("model",),
-            buckets=BATCH_BUCKETS_ROWS,
-            registry=registry,
-        )
-        self._restarts = Counter(
-            "inferd_worker_restarts_total",
-            "Workers that were replaced, by why.",
-            ("model", "reason"),
-            registry=registry,
-        )
-        self._model_info = Gauge(
-            "inferd_model_info",
-            "1 for each loaded version: what runs it, and whether that is what was asked for.",
-            ("model", "version", "device", "requested_device", "degraded", "runtime"),
-            registry=registry,
-        )
-        self._model_memory = Gauge(
-            "inferd_model_memory_bytes",
-            "Private memory of a model's newest worker after warm-up.",
-            ("model",),
-            registry=registry,
-        )
-        self._device_up = Gauge(
-            "inferd_device_up",
-            "1 while a device can be used.",
-            ("device", "kind"),
-            registry=registry,
-        )
-        build = Gauge(
-            "inferd_build_info",
-            "1: which inferd this is.",
-            ("version",),
-            registry=registry,
-        )
-        build.labels(VERSION).set(1)
-        self._mqtt_connected: Gauge | None = None
-        self._mqtt_outbox: Gauge | None = None
+        self._numbers: dict[tuple[_Family, tuple[str, ...]], _Number] = {}
+        self._number(_BUILD_INFO, VERSION).value = 1
+        registry.register(self)
 
     def request(
         self, model: str, version: int, protocol: Protocol, outcome: str, duration_s: float
@@ -209,28 +255,18 @@ class Metrics:
             outcome: an `Outcome`; anything else counts as failed.
             duration_s: from arrival to answer.
         """
-        series = self._models.get(model)
-        if series is None:
-            series, model = self._nobody, ""
-        counter = series.requests.get((version, protocol, outcome))
-        if counter is None:
+        series = self._models.get(model, self._nobody)
+        number = series.requests.get((version, protocol, outcome))
+        if number is None:
+            # Only known ones are kept: a client could fill the memory with version numbers.
             known = version if version in series.loads else 0
             outcome = outcome if outcome in _VALUES else Outcome.FAILED
-            counter = series.child(
-                self._requests,
-                model,
-                str(known) if known else "",
-                protocol.value,
-                Outcome(outcome).value,
-            )
-            # Only known ones are kept: a client could fill the memory with version numbers.
-            series.requests[known, protocol, outcome] = counter
-        counter.inc()
+            number = series.requests.setdefault((known, protocol, outcome), _Number())
+        number.value += 1
         if outcome in _TIMED:
             duration = series.durations.get(protocol)
             if duration is None:
-                duration = series.child(self._durations, model, protocol.value)
-                series.durations[protocol] = duration
+                duration = series.durations[protocol] = _Histogram(DURATION_BUCKETS_S)
             duration.observe(duration_s)
 
     def stages(
@@ -241,30 +277,30 @@ class Metrics:
         if series is None:
             return
         if not series.stages:
-            series.stages = tuple(series.child(self._stages, model, stage) for stage in _STAGES)
+            series.stages = tuple(_Histogram(DURATION_BUCKETS_S) for _ in _STAGES)
         queue, preprocess, invoke, postprocess = series.stages
         queue.observe(queue_s)
         preprocess.observe(preprocess_s)
         invoke.observe(invoke_s)
         postprocess.observe(postprocess_s)
 
-    def queue_depth(self, model: str, requests: int) -> None:
-        """Say how many requests of a model wait or run now."""
+    def watch_queue(self, model: str, owner: object, depth: Callable[[], int]) -> None:
+        """Ask `depth` at each scrape how many requests wait or run in one of a model's queues."""
         series = self._models.get(model)
-        if series is None:
-            return
-        if series.queue_depth is None:
-            series.queue_depth = series.child(self._queue_depth, model)
-        series.queue_depth.set(requests)
+        if series is not None:
+            series.queues[owner] = depth
+
+    def unwatch_queue(self, model: str, owner: object) -> None:
+        """The queue is gone."""
+        series = self._models.get(model)
+        if series is not None:
+            series.queues.pop(owner, None)
 
     def rejected(self, model: str, reason: str) -> None:
         """Count a refusal; `reason` is the value of a `RefusalReason`."""
         series = self._models.get(model)
-        if series is None:
-            return
-        if reason not in series.rejections:
-            series.rejections[reason] = series.child(self._rejections, model, reason)
-        series.rejections[reason].inc()
+        if series is not None:
+            series.number(_REJECTIONS, reason).value += 1
 
     def batch(self, model: str, rows: int) -> None:
         """Count one invocation."""
@@ -272,17 +308,14 @@ class Metrics:
         if series is None:
             return
         if series.batch_size is None:
-            series.batch_size = series.child(self._batch_size, model)
+            series.batch_size = _Histogram(BATCH_BUCKETS_ROWS)
         series.batch_size.observe(rows)
 
     def worker_restart(self, model: str, reason: str) -> None:
         """Count a worker that was replaced; `reason` is the value of a `DeathReason`."""
         series = self._models.get(model)
-        if series is None:
-            return
-        if reason not in series.restarts:
-            series.restarts[reason] = series.child(self._restarts, model, reason)
-        series.restarts[reason].inc()
+        if series is not None:
+            series.number(_RESTARTS, reason).value += 1
 
     def know_model(self, model: str) -> None:
         """Let requests for this model be counted under its name, loaded or not."""
@@ -300,25 +333,17 @@ class Metrics:
         """Say what runs a version that was loaded: once for each load, until `forget_version`."""
         series = self._know(model)
         series.loads[version] = series.loads.get(version, 0) + 1
-        if before := series.infos.get(version):
-            series.drop(self._model_info, *before)
-        labels = (
-            model,
-            str(version),
-            device,
-            requested_device,
-            str(degraded).lower(),
-            runtime,
+        degraded_label = str(degraded).lower()
+        series.infos[version] = (
+            *(model, str(version), device),
+            *(requested_device, degraded_label, runtime),
         )
-        series.infos[version] = labels
-        series.child(self._model_info, *labels).set(1)
 
     def set_model_memory(self, model: str, size_bytes: int) -> None:
         """Say what a model's newest worker takes."""
         series = self._models.get(model)
-        if series is None:
-            return
-        series.child(self._model_memory, model).set(size_bytes)
+        if series is not None:
+            series.number(_MODEL_MEMORY).value = size_bytes
 
     def forget_version(self, model: str, version: int) -> None:
         """End one load of a version; with the last, its series go.
@@ -332,50 +357,73 @@ class Metrics:
         if series.loads[version] > 0:
             return
         del series.loads[version]
-        series.drop(self._model_info, *series.infos.pop(version))
+        del series.infos[version]
         for key in [key for key in series.requests if key[0] == version]:
             del series.requests[key]
-            _, protocol, outcome = key
-            series.drop(self._requests, model, str(version), protocol.value, str(outcome))
 
     def forget_model(self, model: str) -> None:
         """Drop every series of a model that is gone."""
-        series = self._models.pop(model, None)
-        if series is None:
-            return
-        for family, labels in tuple(series.made):
-            series.drop(family, *labels)
+        self._models.pop(model, None)
 
     def device_up(self, device: str, kind: str, up: bool) -> None:  # noqa: FBT001 (the value itself)
         """Say whether a device can be used."""
-        self._device_up.labels(device, kind).set(up)
+        self._number(_DEVICE_UP, device, kind).value = up
 
     def mqtt_connected(self, connected: bool) -> None:  # noqa: FBT001 (the value itself)
         """Say whether the broker is connected. Never called while MQTT is off: no series then."""
-        if self._mqtt_connected is None:
-            self._mqtt_connected = Gauge(
-                "inferd_mqtt_connected",
-                "1 while the MQTT broker is connected. Absent while MQTT is off.",
-                registry=self._registry,
-            )
-        self._mqtt_connected.set(connected)
+        self._number(_MQTT_CONNECTED).value = connected
 
     def mqtt_outbox(self, messages: int) -> None:
         """Say how many results wait on disk for the broker. Never called while MQTT is off."""
-        if self._mqtt_outbox is None:
-            self._mqtt_outbox = Gauge(
-                "inferd_mqtt_outbox_messages",
-                "Results that wait on disk for the MQTT broker. Absent while MQTT is off.",
-                registry=self._registry,
-            )
-        self._mqtt_outbox.set(messages)
+        self._number(_MQTT_OUTBOX).value = messages
 
     def render(self) -> tuple[bytes, str]:
         """The exposition for one scrape, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE
 
+    def describe(self) -> Iterable[Metric]:
+        """Names and meanings, for the registry to find clashes."""
+        return [family.kind(family.name, family.meaning) for family in _FAMILIES]
+
+    def collect(self) -> Iterable[Metric]:
+        """Every family with its series as they are now; Prometheus' own interface."""
+        found: dict[_Family, Any] = {
+            family: family.kind(family.name, family.meaning, labels=family.labels)
+            for family in _FAMILIES
+        }
+        for (family, labels), number in self._numbers.items():
+            found[family].add_metric(labels, number.value)
+        for model, series in (("", self._nobody), *self._models.items()):
+            _collect_model(found, model, series)
+        return [
+            metric
+            for family, metric in found.items()
+            if metric.samples or family not in _OFF_UNTIL_USED
+        ]
+
     def _know(self, model: str) -> _ModelSeries:
         return self._models.setdefault(model, _ModelSeries())
+
+    def _number(self, family: _Family, *labels: str) -> _Number:
+        return self._numbers.setdefault((family, labels), _Number())
+
+
+def _collect_model(found: Mapping[_Family, Any], model: str, series: _ModelSeries) -> None:
+    for (version, protocol, outcome), number in series.requests.items():
+        labels = (model, str(version) if version else "", protocol.value, str(outcome))
+        found[_REQUESTS].add_metric(labels, number.value)
+    for protocol, histogram in series.durations.items():
+        found[_DURATIONS].add_metric((model, protocol.value), *histogram.buckets())
+    for stage, histogram in zip(_STAGES, series.stages, strict=False):  # none, or all
+        found[_STAGE_DURATIONS].add_metric((model, stage), *histogram.buckets())
+    if series.batch_size is not None:
+        found[_BATCH_SIZE].add_metric((model,), *series.batch_size.buckets())
+    if series.queues:
+        found[_QUEUE_DEPTH].add_metric((model,), sum(depth() for depth in series.queues.values()))
+    for (family, label), number in series.numbers.items():
+        found[family].add_metric((model, label) if label else (model,), number.value)
+    for info in series.infos.values():
+        found[_MODEL_INFO].add_metric(info, 1)
 
 
 _VALUES = frozenset(outcome.value for outcome in Outcome)

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from daemon.codec.validate import check_inputs
+from daemon.dispatch import AwaitedJob, sharing_key
 from daemon.errors import (
     BadTensor,
     DeadlineExceeded,
@@ -39,18 +40,26 @@ if TYPE_CHECKING:
 
 
 class Lease:
-    """Holds a version while a `with` block runs."""
+    """Holds a version while a `with` block runs, or from `hold` to `let_go`."""
 
-    __slots__ = ("_served",)
+    __slots__ = ("_served", "hold", "let_go")
 
     def __init__(self, served: ServedVersion) -> None:
         self._served = served
+        self.hold = served.hold
+        self.let_go = served.let_go
 
-    def __enter__(self) -> Target:
+    @property
+    def target(self) -> Target:
+        """The version; to be used while it is held, or until the next `await`."""
         target = self._served.target
         if target is None:
             raise RuntimeError("only a version that was loaded can be held")
-        self._served.hold()
+        return target
+
+    def __enter__(self) -> Target:
+        target = self.target
+        self.hold()
         return target
 
     def __exit__(
@@ -59,7 +68,7 @@ class Lease:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._served.let_go()
+        self.let_go()
 
 
 class InferenceService:
@@ -110,22 +119,49 @@ class InferenceService:
             WorkerCrashed, ModelUnavailable: the worker died; the model may be back soon.
         """
         started = time.monotonic()
-        gate = target.gate
         signature = self._choose_signature(target, request)
-        try:
-            gate.enter(now=started, deadline=request.deadline)
-        except Overloaded as refusal:
-            self._metrics.rejected(target.model, refusal.reason.value)
-            raise
-        self._metrics.queue_depth(target.model, gate.pending)
+        self.enter(target, now=started, deadline=request.deadline)
         try:
             return await self._answer(target, signature, request, started)
         except BaseException:
             target.counters.add_failure(time.monotonic() - started)
             raise
         finally:
-            gate.leave()
-            self._metrics.queue_depth(target.model, gate.pending)
+            target.gate.leave()
+
+    def enter(self, target: Target, *, now: float, deadline: float) -> None:
+        """Take a place in the version's queue; `target.gate.leave` must follow.
+
+        Args:
+            target: from a lease.
+            now, deadline: `time.monotonic()` seconds.
+
+        Raises:
+            Overloaded, DeadlineExceeded: refused at once; nothing was taken.
+        """
+        try:
+            target.gate.enter(now=now, deadline=deadline)
+        except Overloaded as refusal:
+            self._metrics.rejected(target.model, refusal.reason.value)
+            raise
+
+    def record(
+        self, target: Target, answer: Answer, rows: int, *, total_s: float, preprocess_s: float
+    ) -> Timing:
+        """Count an answered request, and say where its time went.
+
+        Args:
+            target: what answered.
+            answer: what the invocation gave.
+            rows: of this request.
+            total_s: seconds from its entry to its answer.
+            preprocess_s: seconds of that before it was queued.
+        """
+        queue_s, invoke_s = answer.queue_s, answer.invoke_s
+        postprocess_s = max(0.0, total_s - preprocess_s - queue_s - invoke_s)
+        target.counters.add_success(rows, total_s, queue_s, preprocess_s, invoke_s, postprocess_s)
+        self._metrics.stages(target.model, queue_s, preprocess_s, invoke_s, postprocess_s)
+        return Timing(queue_s, preprocess_s, invoke_s, postprocess_s, total_s)
 
     def models(self) -> tuple[ModelStatus, ...]:
         """Every known model, by name."""
@@ -185,29 +221,29 @@ class InferenceService:
         is_default = signature is target.default_signature
         max_batch = target.report.max_batch if is_default else 1
         check_inputs(signature, max_batch, inputs)
-        rows = _count_rows(signature, max_batch, inputs)
-        shareable = is_default and rows > 0
+        rows = count_rows(signature, max_batch, inputs)
+        shareable = is_default and 0 < rows < max_batch
         prepared = time.monotonic()
 
         rows = max(1, rows)
-        answer = await self._run(
-            target, signature, request.deadline, inputs, rows=rows, shareable=shareable
+        job = AwaitedJob(
+            signature.name,
+            inputs,
+            rows=rows,
+            key=sharing_key(inputs) if shareable else None,
+            deadline=request.deadline,
         )
+        target.dispatcher.submit(job)
+        try:
+            answer = await job.future
+        finally:
+            target.dispatcher.withdraw(job)
 
         meaning: tuple[Meaning, ...] = ()
         if request.want_meaning and is_default:
             meaning = await self._interpret(target, request, answer.outputs, rows, placements)
-        finished = time.monotonic()
-        total_s = finished - started
-        preprocess_s = prepared - started
-        timing = Timing(
-            queue=answer.queue_s,
-            preprocess=preprocess_s,
-            invoke=answer.invoke_s,
-            postprocess=max(0.0, total_s - preprocess_s - answer.queue_s - answer.invoke_s),
-            total=total_s,
-        )
-        self._record(target, timing, rows)
+        total_s = time.monotonic() - started
+        timing = self.record(target, answer, rows, total_s=total_s, preprocess_s=prepared - started)
         want_outputs = request.want_outputs or not meaning
         return PredictResult(
             model=target.model,
@@ -246,26 +282,6 @@ class InferenceService:
         target.gate.decoding.observe(seconds)
         return {profile.input.name: media.rows}, media.placements
 
-    async def _run(
-        self,
-        target: Target,
-        signature: SignatureSpec,
-        deadline: float,
-        inputs: Mapping[str, Array],
-        *,
-        rows: int,
-        shareable: bool,
-    ) -> Answer:
-        future = target.dispatcher.submit(signature.name, inputs, rows=rows, shareable=shareable)
-        timer = self._loop.call_at(deadline, _expire, future)
-        try:
-            return await future
-        except BaseException:
-            target.dispatcher.withdraw(future)
-            raise
-        finally:
-            timer.cancel()
-
     async def _interpret(
         self,
         target: Target,
@@ -287,19 +303,6 @@ class InferenceService:
             return await self._loop.run_in_executor(self._media_executor, work)
         return work()
 
-    def _record(self, target: Target, timing: Timing, rows: int) -> None:
-        target.counters.add_success(
-            rows,
-            timing.total,
-            queue_s=timing.queue,
-            input_s=timing.preprocess,
-            infer_s=timing.invoke,
-            output_s=timing.postprocess,
-        )
-        self._metrics.stages(
-            target.model, timing.queue, timing.preprocess, timing.invoke, timing.postprocess
-        )
-
 
 def _prepare_timed(
     profile: ModelProfile, items: Sequence[bytes], limits: MediaLimits
@@ -310,7 +313,7 @@ def _prepare_timed(
     return media, time.monotonic() - began
 
 
-def _count_rows(signature: SignatureSpec, max_batch: int, inputs: Mapping[str, Array]) -> int:
+def count_rows(signature: SignatureSpec, max_batch: int, inputs: Mapping[str, Array]) -> int:
     """The first dimension, where it counts rows and all inputs agree on it; 0 where it does not."""
     counts = {
         inputs[spec.name].shape[0] if spec.shape and (max_batch > 1 or spec.shape[0] == -1) else 0
@@ -329,11 +332,6 @@ def _wanted_outputs(signature: SignatureSpec, wanted: tuple[str, ...] | None) ->
                 f"unexpected inference output '{shorten(name)}'; the model has: {', '.join(known)}"
             )
     return wanted
-
-
-def _expire(future: asyncio.Future[Answer]) -> None:
-    if not future.done():
-        future.set_exception(DeadlineExceeded("the deadline passed before the answer was there"))
 
 
 def _raise_late() -> NoReturn:

@@ -17,6 +17,7 @@ from daemon.admission import BATCH_SIZES, Gate
 from daemon.dispatch import Dispatcher
 from daemon.errors import WorkerCrashed
 from daemon.models.status import Tally, VersionState, VersionStatistics, VersionStatus
+from daemon.pipeline.libraries import load_libraries
 from daemon.pipeline.profiles import ModelProfile, build_profile
 
 if TYPE_CHECKING:
@@ -51,27 +52,36 @@ class Counters:
     __slots__ = (
         "batches",
         "executions",
-        "fail",
+        "failure_s",
+        "failures",
+        "infer_s",
         "inferences",
-        "last_inference_ms",
-        "stages",
-        "success",
+        "input_s",
+        "last_inference_s",
+        "output_s",
+        "queue_s",
+        "success_s",
+        "successes",
     )
 
     def __init__(self) -> None:
         self.inferences = 0
         self.executions = 0
-        self.last_inference_ms = 0
-        self.success = [0, 0]  # count, ns
-        self.fail = [0, 0]
-        self.stages = [[0, 0], [0, 0], [0, 0], [0, 0]]  # queue, input, infer, output
+        self.last_inference_s = 0.0  # since 1970
+        self.successes = 0
+        self.success_s = 0.0
+        self.queue_s = 0.0
+        self.input_s = 0.0
+        self.infer_s = 0.0
+        self.output_s = 0.0
+        self.failures = 0
+        self.failure_s = 0.0
         self.batches: dict[int, list[int]] = {}  # rows -> [count, input, infer, output ns]
 
-    def add_success(
+    def add_success(  # noqa: PLR0917 (the stages in their order)
         self,
         rows: int,
         total_s: float,
-        *,
         queue_s: float,
         input_s: float,
         infer_s: float,
@@ -79,14 +89,18 @@ class Counters:
     ) -> None:
         """Count one answered request; times in seconds."""
         self.inferences += rows
-        self.last_inference_ms = time.time_ns() // 1_000_000
-        _add(self.success, total_s)
-        for stage, seconds in zip(self.stages, (queue_s, input_s, infer_s, output_s), strict=True):
-            _add(stage, seconds)
+        self.last_inference_s = time.time()
+        self.successes += 1
+        self.success_s += total_s
+        self.queue_s += queue_s
+        self.input_s += input_s
+        self.infer_s += infer_s
+        self.output_s += output_s
 
     def add_failure(self, total_s: float) -> None:
         """Count one request that got no answer; seconds."""
-        _add(self.fail, total_s)
+        self.failures += 1
+        self.failure_s += total_s
 
     def add_execution(self, rows: int, result: CallResult) -> None:
         """Count one invocation."""
@@ -98,17 +112,17 @@ class Counters:
 
     def snapshot(self) -> VersionStatistics:
         """An immutable copy."""
-        queue, compute_input, compute_infer, compute_output = (Tally(*s) for s in self.stages)
+        count = self.successes  # every answered request went through every stage
         return VersionStatistics(
             inferences=self.inferences,
             executions=self.executions,
-            last_inference_ms=self.last_inference_ms,
-            success=Tally(*self.success),
-            fail=Tally(*self.fail),
-            queue=queue,
-            compute_input=compute_input,
-            compute_infer=compute_infer,
-            compute_output=compute_output,
+            last_inference_ms=int(self.last_inference_s * 1e3),
+            success=_tally(count, self.success_s),
+            fail=_tally(self.failures, self.failure_s),
+            queue=_tally(count, self.queue_s),
+            compute_input=_tally(count, self.input_s),
+            compute_infer=_tally(count, self.infer_s),
+            compute_output=_tally(count, self.output_s),
             batches={
                 rows: (Tally(n, a), Tally(n, b), Tally(n, c))
                 for rows, (n, a, b, c) in sorted(self.batches.items())
@@ -123,9 +137,8 @@ def _patience_s(report: ModelReport, gate: Gate) -> float:
     return max(_LEAST_PATIENCE_S, _PATIENCE_FACTOR * gate.invoking.mean_s)
 
 
-def _add(tally: list[int], seconds: float) -> None:
-    tally[0] += 1
-    tally[1] += int(seconds * 1e9)
+def _tally(count: int, seconds: float) -> Tally:
+    return Tally(count, int(seconds * 1e9))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +223,7 @@ class ServedVersion:
                 self.found.label_lines,
                 default_top_k=self.settings.top_k,
             )
+            await asyncio.to_thread(load_libraries, profile)
         except ModelRefused as refused:
             self._refuse(refused.reason)
             return
@@ -326,6 +340,7 @@ class ServedVersion:
         await self._pool.stop()
         if self.target is not None:
             self.target.dispatcher.fail_all(WorkerCrashed("the model was stopped"))
+            self._metrics.unwatch_queue(self.model, self)
             self._metrics.forget_version(self.model, self.version)
         _log.info("model stopped model=%s version=%d", self.model, self.version)
 
@@ -344,6 +359,9 @@ class ServedVersion:
             report.runtime,
         )
         self._metrics.set_model_memory(self.model, report.memory_bytes)
+        if self.target is not None:
+            gate = self.target.gate
+            self._metrics.watch_queue(self.model, self, lambda: gate.pending)
 
     def _on_capacity(self) -> None:
         if self._down_since_event and self._pool.alive:

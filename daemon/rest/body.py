@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from daemon.errors import Malformed, Overloaded, RefusalReason, TooLarge, UnsupportedMedia, shorten
-from daemon.rest.connection import Connection
+from daemon.rest.connection import connection_of
 from daemon.rest.errors import BodyTimedOut
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ async def _read_arriving(request: web.Request, context: RestContext) -> bytes:
 
 def _account(request: web.Request, size: int) -> None:
     """Rule 4, for a request that now holds `size` bytes; the connection gives them back."""
-    connection = request.protocol
-    assert isinstance(connection, Connection)  # noqa: S101 (the server makes no other)
-    if not connection.hold(size):
+    if not connection_of(request).hold(size):
         raise Overloaded(
             "other requests with large bodies are under way; send this one again later",
             reason=RefusalReason.QUEUE_FULL,

@@ -35,16 +35,26 @@ def deadline_of(request: web.Request, target: Target) -> float:
     Raises:
         Malformed: the header is not a whole number of milliseconds, 1 to 3600000.
     """
+    timeout_s = timeout_of(request)
+    return time.monotonic() + (target.timeout_s if timeout_s is None else timeout_s)
+
+
+def timeout_of(request: web.Request) -> float | None:
+    """The seconds that the header allows for the answer; None where there is none.
+
+    Raises:
+        Malformed: the header is not a whole number of milliseconds, 1 to 3600000.
+    """
     raw_timeout = request.headers.get(TIMEOUT_HEADER)
     if raw_timeout is None:
-        return time.monotonic() + target.timeout_s
+        return None
     is_number = _WHOLE_NUMBER.fullmatch(raw_timeout) is not None
     if not is_number or not 1 <= int(raw_timeout) <= MAX_TIMEOUT_MS:
         raise Malformed(
             f"{TIMEOUT_HEADER} must be whole milliseconds, 1 to {MAX_TIMEOUT_MS}, "
             f"not '{shorten(raw_timeout)}'"
         )
-    return time.monotonic() + int(raw_timeout) / 1000
+    return int(raw_timeout) / 1000
 
 
 def request_id_of(request: web.Request) -> str:

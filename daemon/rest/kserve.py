@@ -28,8 +28,10 @@ from daemon.models.status import VersionState
 from daemon.rest.answers import bytes_response, json_response
 from daemon.rest.body import read_body
 from daemon.rest.compression import MIN_BYTES, choose_coding, compress
-from daemon.rest.headers import MAX_ID_CHARACTERS, deadline_of, request_id_of
+from daemon.rest.connection import connection_of
+from daemon.rest.headers import MAX_ID_CHARACTERS, deadline_of, request_id_of, timeout_of
 from daemon.rest.kserve_errors import kserve_error
+from daemon.rest.kserve_express import MAX_JSON_BYTES, InferPlan
 from daemon.tensors import PredictRequest, Protocol
 
 if TYPE_CHECKING:
@@ -192,7 +194,29 @@ async def _infer(request: web.Request, call: Call, context: RestContext) -> web.
             is_heavy=is_heavy_answer(written_arrays(decoded, result)),
             deadline=deadline,
         )
-    return await _respond(request, answer, answer_json_bytes)
+    response = await _respond(request, answer, answer_json_bytes)
+    _remember(request, context, json_bytes)
+    return response
+
+
+def _remember(request: web.Request, context: RestContext, json_bytes: int | None) -> None:
+    """Let requests with this very head take the express lane from now on, where it can take them.
+
+    Which tensors it takes depends on the JSON, and is looked at for each; here only on the head.
+    """
+    headers = request.headers
+    if json_bytes is None or json_bytes > MAX_JSON_BYTES or "Content-Encoding" in headers:
+        return
+    if choose_coding(headers.get("Accept-Encoding")) is not None:
+        return
+    plan = InferPlan(
+        context,
+        _name(request),
+        _version(request),
+        json_bytes=json_bytes,
+        timeout_s=timeout_of(request),
+    )
+    connection_of(request).learn(request, plan)
 
 
 def _is_heavy(body_bytes: int, json_bytes: int | None, target: Target) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import socket
 import stat
@@ -26,7 +27,7 @@ from daemon.rest import (
     tfserving,
 )
 from daemon.rest.answers import json_response
-from daemon.rest.connection import Connection, Connections
+from daemon.rest.connection import Connection, Connections, connection_of
 from daemon.rest.errors import CrossSite, error_response
 from daemon.rest.routes import Routes
 
@@ -184,7 +185,7 @@ class HttpServer:
                 loop=loop,
                 access_log=None,  # metrics count requests; a line for each would wear out flash
                 auto_decompress=False,  # read_body does it, within the size limit
-                keepalive_timeout=config.keepalive_timeout_s,
+                keepalive_timeout=math.inf,  # idle connections are ours to end
                 lingering_time=_LINGER_S,
                 max_field_size=_MAX_LINE_BYTES,
                 max_headers=_MAX_HEADERS,
@@ -205,13 +206,13 @@ class HttpServer:
             budget=self._context.bodies,
             head_timeout_s=config.header_timeout_s,
             answer_timeout_s=config.body_timeout_s,
+            keepalive_timeout_s=config.keepalive_timeout_s,
         )
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The one middleware: access rules, errors of the router, bookkeeping of connections."""
-        connection = request.protocol
-        assert isinstance(connection, Connection)  # noqa: S101 (_serve makes no other)
+        connection = connection_of(request)
         connection.begin_request()
         try:
             response = await self._answer(request, handler, connection)

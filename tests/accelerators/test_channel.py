@@ -39,7 +39,7 @@ def pair():
 
 def crossed(pair, datatypes, arrays) -> list[np.ndarray]:
     ours, theirs = pair
-    body = Lane(0, datatypes).put(ours, arrays)
+    body = Lane(0, datatypes).put(ours, [[array] for array in arrays])
     return [array.copy() for array in Lane(0, datatypes).get(theirs, body)]
 
 
@@ -115,8 +115,8 @@ def test_trim_keeps_what_lies_at_the_front(pair):
     ours, theirs = pair
     front = np.arange(1000, dtype=np.int32)
     lane = Lane(0, [DataType.INT32])
-    lane.put(theirs, [np.zeros(200_000, np.int32)])
-    body = lane.put(theirs, [front])
+    lane.put(theirs, [[np.zeros(200_000, np.int32)]])
+    body = lane.put(theirs, [[front]])
 
     ours.trim(8192)
 
@@ -125,7 +125,7 @@ def test_trim_keeps_what_lies_at_the_front(pair):
 
 def test_trim_reaches_what_only_the_other_side_has_mapped(pair):
     ours, theirs = pair
-    Lane(0, [DataType.INT32]).put(theirs, [np.ones(200_000, np.int32)])
+    Lane(0, [DataType.INT32]).put(theirs, [[np.ones(200_000, np.int32)]])
     full = blocks_bytes(ours)
 
     ours.trim(8192)
@@ -144,12 +144,12 @@ def test_array_that_is_not_contiguous_crosses(pair):
 
 def test_more_than_the_limit_is_refused(pair):
     with pytest.raises(TooBig):
-        Lane(0, [DataType.UINT8]).put(pair[0], [np.zeros(LIMIT_BYTES, np.uint8)])
+        Lane(0, [DataType.UINT8]).put(pair[0], [[np.zeros(LIMIT_BYTES, np.uint8)]])
 
 
 def test_other_dtype_is_refused(pair):
     with pytest.raises(TypeError):
-        Lane(0, [DataType.FP32]).put(pair[0], [np.zeros(3, np.float64)])
+        Lane(0, [DataType.FP32]).put(pair[0], [[np.zeros(3, np.float64)]])
 
 
 def test_memory_cannot_be_made_smaller_by_the_other_side(pair):
@@ -174,7 +174,7 @@ def test_shapes_larger_than_the_limit_are_refused(pair):
 def test_string_length_that_points_outside_is_refused(pair):
     ours, theirs = pair
     lane = Lane(0, [DataType.BYTES])
-    body = lane.put(ours, [np.array([b"word"], object)])
+    body = lane.put(ours, [[np.array([b"word"], object)]])
     ours.write(struct.pack("<Q", 5000), 64)
 
     with pytest.raises(BadMessage):

@@ -37,7 +37,7 @@ def fill(metrics: Metrics, model: str = "parts") -> None:
     metrics.rejected(model, RefusalReason.QUEUE_FULL.value)
     metrics.batch(model, 4)
     metrics.worker_restart(model, DeathReason.CRASH.value)
-    metrics.queue_depth(model, 2)
+    metrics.watch_queue(model, "a queue", lambda: 2)
     metrics.set_model_memory(model, 1000)
     metrics.device_up("cpu", "cpu", up=True)
     metrics.mqtt_connected(connected=True)
@@ -85,7 +85,9 @@ def test_what_was_worked_on_is_timed(metrics, outcome):
     assert value(metrics, "inferd_request_duration_seconds_count", **labels) == 1
 
 
-@pytest.mark.parametrize("outcome", set(Outcome) - {Outcome.OK, Outcome.DEADLINE, Outcome.FAILED})
+@pytest.mark.parametrize(
+    "outcome", sorted(set(Outcome) - {Outcome.OK, Outcome.DEADLINE, Outcome.FAILED})
+)
 def test_what_was_refused_is_not_timed(metrics, outcome):
     load(metrics)
 
@@ -117,12 +119,34 @@ def test_histograms_reach_from_100_microseconds_to_10_seconds(metrics):
 def test_gauges_hold_the_last_value(metrics):
     load(metrics)
 
-    metrics.queue_depth("parts", 7)
-    metrics.queue_depth("parts", 2)
+    metrics.set_model_memory("parts", 7)
     metrics.set_model_memory("parts", 5)
 
-    assert value(metrics, "inferd_queue_depth", model="parts") == 2
     assert value(metrics, "inferd_model_memory_bytes", model="parts") == 5
+
+
+def test_the_queues_of_a_models_versions_count_together_as_they_are_when_asked(metrics):
+    load(metrics)
+    waiting = {"old": 3, "new": 1}
+    for version in waiting:
+        metrics.watch_queue("parts", version, lambda version=version: waiting[version])
+    waiting["new"] = 5
+    assert value(metrics, "inferd_queue_depth", model="parts") == 8
+
+    metrics.unwatch_queue("parts", "old")
+
+    assert value(metrics, "inferd_queue_depth", model="parts") == 5
+
+
+def test_an_observation_on_a_bound_falls_under_it_as_prometheus_counts(metrics):
+    load(metrics)
+    for duration_s in (0.0001, 0.00010001, 10.0, 11.0):
+        ask(metrics, duration_s=duration_s)
+
+    name = "inferd_request_duration_seconds_bucket"
+    labels = {"model": "parts", "protocol": "native"}
+    counts = [value(metrics, name, **labels, le=le) for le in ("0.0001", "0.00025", "10.0", "+Inf")]
+    assert counts == [1, 2, 3, 4]
 
 
 def test_mqtt_has_no_series_while_it_is_off(metrics):
@@ -182,7 +206,7 @@ def test_a_model_that_was_never_loaded_can_be_counted_by_name(metrics):
 
 def test_nothing_but_the_registry_makes_a_model_known(metrics):
     metrics.stages("evil", 1, 1, 1, 1)
-    metrics.queue_depth("evil", 1)
+    metrics.watch_queue("evil", "a queue", lambda: 1)
     metrics.rejected("evil", "queue_full")
     metrics.batch("evil", 1)
     metrics.worker_restart("evil", "crash")
@@ -221,7 +245,7 @@ def test_a_late_call_does_not_bring_a_model_back(metrics):
     metrics.forget_model("parts")
 
     ask(metrics)
-    metrics.queue_depth("parts", 0)
+    metrics.watch_queue("parts", "a queue", lambda: 0)
     metrics.stages("parts", 1, 1, 1, 1)
 
     assert b"parts" not in metrics.render()[0]

@@ -1,0 +1,287 @@
+"""KServe v2 inference with binary tensors, on the express lane.
+
+What the JSON before the tensors says is remembered by its bytes, as the HTTP head is: a client that
+sends another picture sends the same JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from accelerators.base import DataType
+from daemon.codec.kserve import HEADER_LENGTH, decode_infer
+from daemon.codec.kserve_answers import encode_infer
+from daemon.dispatch import Job, sharing_key
+from daemon.errors import DaemonError, PredictionFailed
+from daemon.metrics import Outcome, outcome_of
+from daemon.rest.express import MAX_ANSWER_BYTES, head_of
+from daemon.rest.kserve_errors import kserve_error
+from daemon.service import count_rows
+from daemon.tensors import Media, MediaBatch, PredictResult, Protocol, Timing
+
+if TYPE_CHECKING:
+    from accelerators.base import Array, TensorSpec
+    from daemon.codec.kserve import InferCall
+    from daemon.dispatch import Answer
+    from daemon.models.served import Target
+    from daemon.rest.context import RestContext
+    from daemon.rest.express import Reply
+    from daemon.service import Lease
+
+_log = logging.getLogger(f"inferd.{__name__}")
+
+_MAX_CALLS = 32
+"""Different JSON under one head: the shapes that one client sends."""
+MAX_JSON_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """One input's numbers: where they lie behind the JSON."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    count: int
+    offset: int
+
+
+class _Call:
+    """What one JSON asks of one version."""
+
+    __slots__ = (
+        "blocks",
+        "decoded",
+        "head",
+        "json",
+        "key",
+        "rows",
+        "shapes",
+        "target",
+        "timeout_s",
+    )
+
+    def __init__(self, decoded: InferCall, target: Target, timeout_s: float) -> None:
+        self.target = target
+        self.decoded = replace(decoded, inputs={})  # else the first request's body would stay
+        self.timeout_s = min(timeout_s, decoded.timeout_us / 1e6 or math.inf)
+        signature, inputs = decoded.signature, _arrays(decoded)
+        max_batch = target.report.max_batch if signature is target.default_signature else 1
+        rows = count_rows(signature, max_batch, inputs)
+        self.rows = max(1, rows)
+        self.key = sharing_key(inputs) if 0 < rows < max_batch else None
+        self.blocks: list[_Block] = []
+        offset = 0
+        for name, array in inputs.items():  # in the order of the request, as their blocks are
+            self.blocks.append(_Block(name, array.dtype, array.shape, array.size, offset))
+            offset += array.nbytes
+        self.shapes: list[tuple[int, ...]] = []
+        self.head = self.json = b""
+
+    def inputs(self, data: bytes | bytearray, start: int) -> dict[str, Array]:
+        """The tensors, as views of the body whose JSON ends at `start`."""
+        return {
+            block.name: np.frombuffer(data, block.dtype, block.count, start + block.offset).reshape(
+                block.shape
+            )
+            for block in self.blocks
+        }
+
+    def encode(self, answer: Answer) -> tuple[bytes, bytes]:
+        """Head and body of the HTTP answer; what only the shapes decide is made once for them."""
+        arrays = [answer.outputs[wish.spec.name] for wish in self.decoded.outputs]
+        shapes = [array.shape for array in arrays]
+        if shapes != self.shapes:
+            self._prepare(answer, shapes)
+        return self.head, b"".join([self.json, *[array.tobytes() for array in arrays]])
+
+    def _prepare(self, answer: Answer, shapes: list[tuple[int, ...]]) -> None:
+        target = self.target
+        result = PredictResult(
+            model=target.model,
+            version=target.version,
+            request_id="",
+            device=target.report.device,
+            requested_device=target.report.requested_device,
+            degraded=target.report.degraded,
+            timing=Timing(),
+            outputs=answer.outputs,
+        )
+        body, json_bytes = encode_infer(self.decoded, result)
+        self.json = body[:json_bytes]
+        self.head = (
+            "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
+            f"{HEADER_LENGTH}: {json_bytes}\r\nContent-Length: {len(body)}\r\n"
+        ).encode("ascii")
+        self.shapes = shapes
+
+
+class InferPlan:
+    """Inference requests with one certain HTTP head."""
+
+    def __init__(
+        self,
+        context: RestContext,
+        model: str,
+        version: int | None,
+        *,
+        json_bytes: int,
+        timeout_s: float | None,
+    ) -> None:
+        """Store only.
+
+        Args:
+            model, version: as in the path.
+            json_bytes: of the body; tensors follow.
+            timeout_s: what the head asks for; None where it says nothing.
+        """
+        self._context = context
+        self._model = model
+        self._version = version
+        self._json_bytes = json_bytes
+        self._timeout_s = timeout_s
+        self._calls: dict[bytes, _Call] = {}
+
+    def begin(self, data: bytes | bytearray, start: int, connection: Reply) -> _Errand | None:
+        """See `daemon.rest.express.Plan`."""
+        context = self._context
+        arrived = time.monotonic()
+        try:
+            lease = context.service.lease(self._model, version=self._version)
+            target = lease.target
+            call = self._call(data, start, target)
+            if call is None:
+                return None
+            deadline = arrived + call.timeout_s
+            target.gate.enter(now=arrived, deadline=deadline)
+        except DaemonError:
+            return None
+        inputs = call.inputs(data, start + self._json_bytes)
+        errand = _Errand(call, inputs, deadline, lease, context, connection, arrived)
+        lease.hold()
+        target.dispatcher.submit(errand)
+        return errand
+
+    def _call(self, data: bytes | bytearray, start: int, target: Target) -> _Call | None:
+        json = bytes(data[start : start + self._json_bytes])
+        call = self._calls.get(json)
+        if call is not None and call.target is target:
+            return call
+        decoded = decode_infer(bytes(data[start:]), self._json_bytes, target)
+        if not is_express(decoded, len(data) - start - self._json_bytes):
+            return None
+        if len(self._calls) >= _MAX_CALLS:
+            self._calls.clear()
+        call = self._calls[json] = _Call(
+            decoded, target, target.timeout_s if self._timeout_s is None else self._timeout_s
+        )
+        return call
+
+
+class _Errand(Job):
+    """One request on its way through the queue."""
+
+    __slots__ = ("_arrived", "_call", "_connection", "_context", "_lease")
+
+    def __init__(  # noqa: PLR0917 (by name, each costs a tenth of a microsecond)
+        self,
+        call: _Call,
+        inputs: dict[str, Array],
+        deadline: float,
+        lease: Lease,
+        context: RestContext,
+        connection: Reply,
+        arrived: float,
+    ) -> None:
+        super().__init__(
+            call.decoded.signature.name, inputs, rows=call.rows, key=call.key, deadline=deadline
+        )
+        self._call = call
+        self._lease = lease
+        self._context = context
+        self._connection = connection
+        self._arrived = arrived
+
+    def answered(self, answer: Answer) -> None:
+        """Send the answer."""
+        try:
+            head, body = self._call.encode(answer)
+        except Exception as exc:  # noqa: BLE001 (who takes an answer from the queue must not raise)
+            _log.exception("answer could not be written model=%s", self._call.target.model)
+            self.failed(PredictionFailed(f"its answer cannot be written: {type(exc).__name__}"))
+            return
+        total_s = time.monotonic() - self._arrived
+        self._context.service.record(
+            self._call.target,
+            answer,
+            self.rows,
+            total_s=total_s,
+            preprocess_s=self.enqueued_at - self._arrived,
+        )
+        self._leave(Outcome.OK, total_s)
+        self._connection.reply(head, body)
+
+    def failed(self, error: Exception) -> None:
+        """Send the error."""
+        self._count_failure(outcome_of(error))
+        response = kserve_error(
+            error if isinstance(error, DaemonError) else PredictionFailed("internal error")
+        )
+        body = response.body
+        assert isinstance(body, bytes)  # noqa: S101 (errors are JSON, made whole)
+        self._connection.reply(head_of(response, len(body)), body)
+
+    def abandon(self) -> None:
+        """The client has left."""
+        self._call.target.dispatcher.withdraw(self)
+        self._count_failure(Outcome.CANCELLED)
+
+    def _count_failure(self, outcome: Outcome) -> None:
+        total_s = time.monotonic() - self._arrived
+        self._call.target.counters.add_failure(total_s)
+        self._leave(outcome, total_s)
+
+    def _leave(self, outcome: Outcome, total_s: float) -> None:
+        target = self._call.target
+        target.gate.leave()
+        self._lease.let_go()
+        self._context.metrics.request(
+            target.model, target.version, Protocol.KSERVE, outcome, total_s
+        )
+
+
+def is_express(decoded: InferCall, tail_bytes: int) -> bool:
+    """Whether the inputs are all numbers behind the JSON, and the answer is few numbers."""
+    if isinstance(decoded.inputs, Media | MediaBatch) or "inferd_details" in decoded.parameters:
+        return False
+    arrays = decoded.inputs.values()
+    if sum(array.nbytes for array in arrays) != tail_bytes or any(
+        array.dtype.kind in "bO" for array in arrays
+    ):
+        return False
+    if any(
+        not wish.binary or wish.classes or wish.spec.datatype is DataType.BYTES
+        for wish in decoded.outputs
+    ):
+        return False
+    rows = max([array.shape[0] for array in arrays if array.ndim], default=1)
+    answer_bytes = sum(_answer_bytes(wish.spec, rows) for wish in decoded.outputs)
+    return answer_bytes <= MAX_ANSWER_BYTES
+
+
+def _answer_bytes(spec: TensorSpec, rows: int) -> float:
+    """At most so many bytes for so many rows; infinity where the shape does not say it."""
+    if -1 in spec.shape[1:]:
+        return math.inf
+    return math.prod(spec.shape[1:]) * rows * max(1, *spec.shape[:1]) * spec.datatype.itemsize
+
+
+def _arrays(decoded: InferCall) -> dict[str, Array]:
+    assert not isinstance(decoded.inputs, Media | MediaBatch)  # noqa: S101 (`is_express` says so)
+    return dict(decoded.inputs)
