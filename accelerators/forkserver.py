@@ -8,6 +8,7 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,9 +16,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from accelerators.backoff import Backoff
+from accelerators.earlyfork import public_environment
 from accelerators.errors import AcceleratorError
 from accelerators.forkwire import (
     ANSWER,
@@ -31,7 +33,9 @@ from accelerators.forkwire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from accelerators.earlyfork import Newborn
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
@@ -103,11 +107,14 @@ class ForkServer:
     Not thread-safe: use it from the event loop it was started on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, newborn: Newborn | None = None) -> None:
+        """Take `newborn` over; without one, and after its death, the process is a program's."""
+        self._newborn = newborn
         self._server: _Server | None = None
         self._failure = ""  # why the last attempt to start one failed
         self._settled = asyncio.Event()  # there is a server, or a failure
         self._keeper: asyncio.Task[None] | None = None
+        self._is_stopped = False
 
     @property
     def pid(self) -> int:
@@ -117,20 +124,27 @@ class ForkServer:
     async def start(self) -> None:
         """Start the process; returns once it is ready to fork.
 
+        Without this, the first `fork` starts it.
+
         Raises:
             ForkFailed: it does not start.
         """
-        self._server = await _launch()
+        newborn, self._newborn = self._newborn, None
+        self._server = await _until_ready(lambda: _adopt(newborn) if newborn else _spawn())
         self._settled.set()
-        self._keeper = asyncio.create_task(self._keep(), name="forkserver-keeper")
+        self._begin_to_keep()
 
     async def stop(self) -> None:
-        """End it, and with it every worker that is left."""
+        """End it for good, and with it every worker that is left."""
+        self._is_stopped = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
             self._keeper = None
         self._settled.clear()
+        if self._newborn is not None:  # nobody has needed it
+            newborn, self._newborn = self._newborn, None
+            newborn.end()
         if self._server is not None:
             server, self._server = self._server, None
             await server.stop()
@@ -140,8 +154,11 @@ class ForkServer:
 
         Raises:
             ForkFailed: no process, memory or descriptor is to be had; or the server has died and
-                does not start again so far.
+                does not start again so far, or was stopped.
         """
+        if self._is_stopped:
+            raise ForkFailed("the fork server was stopped")
+        self._begin_to_keep()
         try:
             async with asyncio.timeout(_FORK_TIMEOUT_S):
                 while True:
@@ -154,10 +171,15 @@ class ForkServer:
         except TimeoutError as exc:
             raise ForkFailed("the fork server does not answer") from exc
 
+    def _begin_to_keep(self) -> None:
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name="forkserver-keeper")
+
     async def _keep(self) -> None:
-        """Start a new server whenever the present one dies."""
+        """Start a server when there is none yet, and a new one whenever the present one dies."""
         backoff = Backoff()
         born = time.monotonic()
+        is_first = self._server is None
         while True:
             if self._server is not None:
                 await asyncio.wait([self._server.gone])
@@ -165,10 +187,12 @@ class ForkServer:
                 server, self._server = self._server, None
                 await server.stop()
                 _log.warning("fork server died, starting another")
-            await asyncio.sleep(backoff.delay_s(time.monotonic() - born))
+            if not is_first:
+                await asyncio.sleep(backoff.delay_s(time.monotonic() - born))
+            is_first = False
             born = time.monotonic()
             try:
-                self._server = await _launch()
+                self._server = await _until_ready(_spawn)
             except ForkFailed as exc:
                 self._failure = str(exc)
                 _log.error("fork server does not start reason=%s", exc)
@@ -177,14 +201,14 @@ class ForkServer:
             self._settled.set()
 
 
-async def _launch() -> _Server:
+async def _until_ready(start: Callable[[], _Server]) -> _Server:
     """A server that is ready.
 
     Raises:
         ForkFailed: it does not start; nothing is left behind.
     """
     try:
-        server = _spawn()
+        server = start()
     except OSError as exc:
         raise ForkFailed(f"the fork server cannot be started: {exc}") from exc
     try:
@@ -202,8 +226,24 @@ async def _launch() -> _Server:
     return server
 
 
+def _adopt(newborn: Newborn) -> _Server:
+    """Take over one that was forked early.
+
+    Raises:
+        OSError: no descriptor is to be had; nothing is left behind.
+    """
+    with contextlib.ExitStack() as undo:
+        undo.callback(newborn.end)
+        # It was born before we asked for as many descriptors as may be had.
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.prlimit(newborn.pid, resource.RLIMIT_NOFILE, descriptors)
+        server = _Server(newborn, os.pidfd_open(newborn.pid), newborn.channel)
+        undo.pop_all()
+    return server
+
+
 def _spawn() -> _Server:
-    """Start the process.
+    """Start the process as a program.
 
     Raises:
         OSError: no process or descriptor is to be had; nothing is left behind.
@@ -218,7 +258,7 @@ def _spawn() -> _Server:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 # numpy's own thread pool would make every fork a fork of a threaded process.
-                env={**_environment(), "OPENBLAS_NUM_THREADS": "1"},
+                env={**public_environment(os.environ), "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,
             )
         undo.callback(process.wait)
@@ -231,18 +271,21 @@ def _spawn() -> _Server:
     return server
 
 
-def _environment() -> dict[str, str]:
-    """Ours without what a model has no business with: our settings and the service manager's."""
-    private = ("INFERD_", "NOTIFY_SOCKET", "WATCHDOG_", "CREDENTIALS_DIRECTORY", "LISTEN_")
-    return {key: value for key, value in os.environ.items() if not key.startswith(private)}
+class _Process(Protocol):
+    """What `subprocess.Popen` and `Newborn` have in common."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> object: ...
 
 
 class _Server:
     """One life of the fork server process."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], pidfd: int, channel: socket.socket
-    ) -> None:
+    def __init__(self, process: _Process, pidfd: int, channel: socket.socket) -> None:
         """Take the three over; `stop` gives them back."""
         self._loop = asyncio.get_running_loop()
         self.process = process

@@ -21,10 +21,11 @@ from typing import NoReturn
 from accelerators import worker
 from accelerators.channel import EXIT_BUG
 from accelerators.forkwire import ANSWER, EXITED, FAILED, FORKED, KILL, READY, REQUEST
-from accelerators.interpreter import runtime_name
+from accelerators.startpages import give_back_start_pages
 
 FDS_MAX = 16
 _FD_SIZE = array.array("i").itemsize
+_TITLE = "inferd-forksrv"  # at most 15 characters are kept by the kernel
 
 
 def main(fd: int) -> None:
@@ -32,7 +33,9 @@ def main(fd: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A service manager signals the whole group; when to end is the daemon's decision.
         signal.signal(number, signal.SIG_IGN)
-    runtime_name()  # reads package metadata: once here instead of in each worker
+    with contextlib.suppress(OSError):  # else it has the name of the program it came from
+        Path("/proc/self/comm").write_text(_TITLE, "ascii")
+    give_back_start_pages()  # it will wait now, and hardly run
     gc.collect()
     gc.freeze()  # a collection in a worker would otherwise copy every shared page
     with socket.socket(fileno=fd) as channel:
@@ -123,13 +126,13 @@ def _become_worker(fds: list[int], parent: int) -> NoReturn:
     """The child's side of the fork: never comes back."""
     code = EXIT_BUG
     try:
-        kept = _move_low(fds)
+        kept = move_low(fds)
         code = worker.main(worker.Handles(kept[0], kept[1], tuple(kept[2:])), parent)
     finally:
         os._exit(code)
 
 
-def _move_low(fds: list[int]) -> list[int]:
+def move_low(fds: list[int]) -> list[int]:
     """Move the descriptors to 3, 4, ... and close all others above 2."""
     # First out of the way of the low numbers, then down.
     end = 3 + len(fds)

@@ -17,10 +17,9 @@ import errno
 import re
 import time
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import ai_edge_litert
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter as _Runtime
 
@@ -88,10 +87,9 @@ class Entry:
     start: tuple[tuple[int, ...], ...] = ()
 
 
-@cache
 def runtime_name() -> str:
     """Name and version of the runtime, e.g. "litert 2.3.0"."""
-    return f"litert {version('ai-edge-litert')}"
+    return f"litert {ai_edge_litert.__version__}"
 
 
 class Interpreter:

@@ -1,9 +1,9 @@
 """Builds the daemon from its parts and runs it: start, ready, drain, stop.
 
 The order of the calls is the life of the process:
-1. Signals are ours from the first moment.
+1. Signals are ours from the first moment. The fork server was forked even before (`__main__.py`).
 2. HTTP, so that /healthz and /readyz answer while models load.
-3. The fork server and the models.
+3. The fork server, where models run in processes unless they say otherwise; then the models.
 4. MQTT, once the models are settled or `_SETTLE_S` have passed: a request taken from the broker
    should find its model, and one model that hangs while it loads must not hold up the others.
 5. READY to systemd, then wait for a signal.
@@ -26,16 +26,18 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import uvloop
 from prometheus_client import CollectorRegistry
 
 from accelerators.forkserver import ForkServer
+from accelerators.startpages import give_back_start_pages
 from daemon.documents import DocumentThread
 from daemon.errors import ConfigError
 from daemon.metrics import Metrics
 from daemon.models.registry import ModelRegistry
-from daemon.mqtt.frontend import MqttFrontEnd
 from daemon.notify import Notifier, watchdog_interval_s
 from daemon.pipeline.media import MediaLimits
+from daemon.probe import Prober
 from daemon.rest.context import RestContext
 from daemon.rest.server import HttpServer
 from daemon.service import InferenceService
@@ -44,7 +46,9 @@ from daemon.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from accelerators.earlyfork import Newborn
     from daemon.config import Config
+    from daemon.mqtt.frontend import MqttFrontEnd
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
@@ -70,9 +74,26 @@ class Running:
     stop: Callable[[], None]
 
 
+def run(
+    config: Config,
+    *,
+    newborn: Newborn | None = None,
+    reload: Callable[[], Config] | None = None,
+    on_ready: Callable[[Running], None] | None = None,
+) -> None:
+    """`serve` in an event loop of its own; this process has no other thing to do.
+
+    Raises:
+        OSError, ConfigError, AcceleratorError: as `serve` says.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(config, newborn=newborn, reload=reload, on_ready=on_ready))
+
+
 async def serve(
     config: Config,
     *,
+    newborn: Newborn | None = None,
     reload: Callable[[], Config] | None = None,
     on_listening: Callable[[Running], None] | None = None,
     on_ready: Callable[[Running], None] | None = None,
@@ -83,6 +104,7 @@ async def serve(
 
     Args:
         config: what to run.
+        newborn: a fork server that was forked early; taken over.
         reload: reads the configuration anew at SIGHUP; models and defaults take effect.
         on_listening: told when HTTP answers, before the models are loaded.
         on_ready: told when every wanted model answers or was refused.
@@ -100,7 +122,7 @@ async def serve(
         if handle_signals:
             life.own_signals(stack)
         _raise_descriptor_limit()
-        running, mqtt = await _assemble(config, stack, life)
+        running, mqtt = await _assemble(config, newborn, stack, life)
         stack.callback(life.notifier.stopping)
         life.registry = running.registry
         if on_listening is not None:
@@ -189,11 +211,11 @@ class _Life:
 
 
 async def _assemble(
-    config: Config, stack: AsyncExitStack, life: _Life
+    config: Config, newborn: Newborn | None, stack: AsyncExitStack, life: _Life
 ) -> tuple[Running, MqttFrontEnd | None]:
     """Build every object; HTTP listens when this returns. `stack` undoes it in reverse order."""
     metrics = Metrics(CollectorRegistry())
-    forkserver = ForkServer()
+    forkserver = ForkServer(newborn)
     stack.push_async_callback(forkserver.stop)
     registry = ModelRegistry(config, forkserver=forkserver, metrics=metrics)
     stack.push_async_callback(_stop_registry, registry, life)
@@ -214,6 +236,9 @@ async def _assemble(
     mqtt = _build_mqtt(config, device_id, service, metrics, documents)
     http = HttpServer(
         RestContext(
+            prober=Prober(config, forkserver, service),
+            store_dir=config.state_dir / "store",
+            updater_socket=config.socket_path.with_name("updater.sock"),
             service=service,
             metrics=metrics,
             config=config.http,
@@ -230,7 +255,9 @@ async def _assemble(
     running = Running(
         addresses=addresses, service=service, registry=registry, stop=life.stopping.set
     )
-    await forkserver.start()
+    give_back_start_pages()  # everything is imported, and no other thread has begun
+    if config.defaults.isolation == "process":  # else the first model that wants one starts it
+        await forkserver.start()
     return running, mqtt
 
 
@@ -251,6 +278,9 @@ def _build_mqtt(
 ) -> MqttFrontEnd | None:
     if not config.mqtt.url:
         return None
+    # Here and not above: the MQTT client and the outbox's database take 3 MB where MQTT is off.
+    from daemon.mqtt.frontend import MqttFrontEnd  # noqa: PLC0415
+
     return MqttFrontEnd(
         config.mqtt,
         device_id=device_id,

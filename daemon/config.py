@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+import msgspec
+from msgspec import Meta
 
 from daemon.errors import ConfigError
 from daemon.modelfile import (  # noqa: TC001 (evaluated by the validation library)
@@ -21,11 +22,14 @@ from daemon.modelfile import (  # noqa: TC001 (evaluated by the validation libra
     ModelName,
 )
 from daemon.tables import (
+    SECRET,
+    Check,
     KeyPath,
     Name,
     Problem,
     Table,
     accepts,
+    changed,
     check_tables,
     has_key,
     parse_toml,
@@ -137,144 +141,143 @@ def _check_root(path: Path) -> Path:
     return path
 
 
-class DeviceTable(Table):
+class DeviceTable(Table, frozen=True):
     """`[device]`: who this appliance is."""
 
     id: Annotated[
         str,
-        Field(
+        Meta(
             max_length=64,
-            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$",
+            pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?\Z",
             description="up to 64 letters, digits, '_', '.' and '-', a letter or digit first",
         ),
     ] = ""
     """Names it in MQTT topics; empty for the host name."""
 
 
-class PathsTable(Table):
+class PathsTable(Table, frozen=True):
     """`[paths]`: where things lie. Relative paths are below `root`."""
 
-    root: Annotated[Path, AfterValidator(_check_root), Field(description="an absolute path")] = (
-        Path("/")
-    )
+    root: Annotated[Path, Check(_check_root), Meta(description="an absolute path")] = Path("/")
     state: Path = Path("var/lib/inferd")
     run: Path = Path("run/inferd")
 
 
-class HttpTable(Table):
+class HttpTable(Table, frozen=True):
     """`[http]`: the HTTP front end."""
 
-    listen: tuple[
-        Annotated[str, AfterValidator(_check_address), Field(description=_ADDRESS_FORM)], ...
-    ] = ("127.0.0.1:8080",)
+    listen: tuple[Annotated[str, Check(_check_address), Meta(description=_ADDRESS_FORM)], ...] = (
+        "127.0.0.1:8080",
+    )
     """host:port each; port 0 takes a free one; () for none."""
     unix_socket: bool = True
     """Also listen on `run`/inferd.sock."""
     allow_anonymous: bool = False
     """Allow an address that others on the network can reach, without tokens."""
-    max_body_mib: Annotated[int, Field(ge=1, le=1024)] = 64
-    max_connections: Annotated[int, Field(ge=1, le=65536)] = 512
-    header_timeout_s: Annotated[float, Field(gt=0, le=600)] = 15.0
-    body_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    max_body_mib: Annotated[int, Meta(ge=1, le=1024)] = 64
+    max_connections: Annotated[int, Meta(ge=1, le=65536)] = 512
+    header_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 15.0
+    body_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     """A body that has not arrived after so long is refused (408)."""
-    keepalive_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 75.0
+    keepalive_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 75.0
 
 
-class MqttTable(Table):
+class MqttTable(Table, frozen=True):
     """`[mqtt]`: the MQTT front end; off while `url` is empty."""
 
     url: Annotated[
         str,
-        AfterValidator(_check_mqtt_url),
-        Field(max_length=500, repr=False, description=_MQTT_FORM),
+        Check(_check_mqtt_url),
+        SECRET,
+        Meta(max_length=500, description=_MQTT_FORM),
     ] = ""
     """mqtt://HOST[:PORT] or mqtts://HOST[:PORT]. Never shown: somebody may put a password in it."""
     protocol: Literal["5", "3.1.1"] = "5"
-    client_id: Annotated[str, AfterValidator(_check_printable), Field(max_length=128)] = ""
+    client_id: Annotated[str, Check(_check_printable), Meta(max_length=128)] = ""
     """Empty for inferd-<device id>."""
-    username: Annotated[str, AfterValidator(_check_printable), Field(max_length=256)] = ""
+    username: Annotated[str, Check(_check_printable), Meta(max_length=256)] = ""
     password_file: Path | None = None
     ca_file: Path | None = None
-    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
-    max_payload_mib: Annotated[int, Field(ge=1, le=256)] = 16
-    max_inflight: Annotated[int, Field(ge=1, le=1000)] = 20
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    max_payload_mib: Annotated[int, Meta(ge=1, le=256)] = 16
+    max_inflight: Annotated[int, Meta(ge=1, le=1000)] = 20
     """Requests taken up at a time; the rest wait at the broker."""
-    outbox_max_messages: Annotated[int, Field(ge=1, le=1000000)] = 10000
-    outbox_max_mib: Annotated[int, Field(ge=1, le=10240)] = 64
+    outbox_max_messages: Annotated[int, Meta(ge=1, le=1000000)] = 10000
+    outbox_max_mib: Annotated[int, Meta(ge=1, le=10240)] = 64
     shared_group: Annotated[
         str,
-        Field(
-            pattern=r"^[A-Za-z0-9_-]{0,64}$",
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{0,64}\Z",
             description="up to 64 letters, digits, '_' and '-'",
         ),
     ] = "inferd"
     """Group of the shared subscription to inferd/any/...; empty to take no part."""
 
 
-class ServedModel(Table):
+class ServedModel(Table, frozen=True):
     """`[[models.serve]]`: one model by path, with what the defaults do not say."""
 
     path: Path
     name: ModelName | None = None
     version_policy: Literal["latest", "all", "specific"] = "latest"
-    latest: Annotated[int, Field(ge=1, le=100)] = 1
+    latest: Annotated[int, Meta(ge=1, le=100)] = 1
     """For "latest": how many of the newest versions are served."""
-    versions: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    versions: tuple[Annotated[int, Meta(ge=1)], ...] = ()
     """For "specific"."""
-    labels: dict[Name, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    labels: dict[Name, Annotated[int, Meta(ge=1)]] = msgspec.field(default_factory=dict)
     """Version labels, e.g. {stable = 3, canary = 4}."""
 
 
-class ModelsTable(Table):
+class ModelsTable(Table, frozen=True):
     """`[models]`: what is served."""
 
     folders: tuple[Path, ...] = (Path("var/lib/inferd/models"),)
     """Every model found directly below is served, latest version."""
     serve: tuple[ServedModel, ...] = ()
-    poll_interval_s: Annotated[float, Field(ge=0.05, le=3600)] = 2.0
-    max_models: Annotated[int, Field(ge=1, le=1000)] = 64
+    poll_interval_s: Annotated[float, Meta(ge=0.05, le=3600)] = 2.0
+    max_models: Annotated[int, Meta(ge=1, le=1000)] = 64
 
 
-class DefaultsTable(Table):
+class DefaultsTable(Table, frozen=True):
     """`[defaults]`: for every model whose model.toml does not say."""
 
-    accelerators: Annotated[tuple[AcceleratorKind, ...], Field(min_length=1)] = ("cpu",)
-    threads: Annotated[int, Field(ge=1, le=64)] = 1
-    instances: Annotated[int, Field(ge=1, le=64)] = 1
+    accelerators: Annotated[tuple[AcceleratorKind, ...], Meta(min_length=1)] = ("cpu",)
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    instances: Annotated[int, Meta(ge=1, le=64)] = 1
     isolation: Literal["process", "thread"] = "process"
-    queue: Annotated[int, Field(ge=1, le=100000)] = 64
+    queue: Annotated[int, Meta(ge=1, le=100000)] = 64
     """Requests that may wait or run for one version; more are refused at once."""
-    timeout_ms: Annotated[int, Field(ge=1, le=3600000)] = 30000
+    timeout_ms: Annotated[int, Meta(ge=1, le=3600000)] = 30000
     """A request's time limit, and the time after which a running call gets its worker killed."""
-    load_timeout_ms: Annotated[int, Field(ge=100, le=3600000)] = 60000
-    memory_mib: Annotated[int, Field(ge=16, le=1048576)] = 1024
-    top_k: Annotated[int, Field(ge=1, le=10000)] = 5
-    recycle_after_calls: Annotated[int, Field(ge=0)] = 0
+    load_timeout_ms: Annotated[int, Meta(ge=100, le=3600000)] = 60000
+    memory_mib: Annotated[int, Meta(ge=16, le=1048576)] = 1024
+    top_k: Annotated[int, Meta(ge=1, le=10000)] = 5
+    recycle_after_calls: Annotated[int, Meta(ge=0)] = 0
 
 
-class MediaTable(Table):
+class MediaTable(Table, frozen=True):
     """`[media]`: bounds of pictures and sounds."""
 
-    max_pixels: Annotated[int, Field(ge=1, le=2**31)] = 25_000_000
-    max_audio_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
-    decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    max_pixels: Annotated[int, Meta(ge=1, le=2**31)] = 25_000_000
+    max_audio_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    decode_threads: Annotated[int, Meta(ge=1, le=64)] = 2
 
 
-class LogsTable(Table):
+class LogsTable(Table, frozen=True):
     """`[logs]`."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
-class LifeTable(Table):
+class LifeTable(Table, frozen=True):
     """`[life]`: start and stop."""
 
-    drain_timeout_s: Annotated[float, Field(gt=0, le=600)] = 20.0
+    drain_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 20.0
     """At SIGTERM, requests under way may take so long; then the daemon stops."""
 
 
-class Config(Table):
+class Config(Table, frozen=True):
     """The whole configuration."""
 
     device: DeviceTable = DeviceTable()
@@ -344,7 +347,7 @@ def parse_config(
     bad_keys = {problem.path[:2] for problem in problems}
     lines += [
         draft.place(problem)
-        for problem in find_contradictions(config)
+        for problem in find_contradictions(config, draft.tables)
         if problem.path[:2] not in bad_keys
     ]
     if lines:
@@ -359,7 +362,7 @@ def _place_files(config: Config) -> Config:
         for key in ("password_file", "ca_file")
         if (file := getattr(config.mqtt, key)) is not None
     }
-    return config.model_copy(update={"mqtt": config.mqtt.model_copy(update=files)})
+    return changed(config, mqtt=changed(config.mqtt, **files))
 
 
 class _Draft:
@@ -439,19 +442,25 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def find_contradictions(config: Config) -> tuple[Problem, ...]:
+def find_contradictions(config: Config, tables: Mapping[str, Any]) -> tuple[Problem, ...]:
     """Keys that are each valid and do not go together. Pure.
 
     1. Nobody but this machine may reach an address, unless `allow_anonymous` says so.
     2. There is some way in.
     3. What belongs to another choice is not given: it would be ignored in silence.
     4. A model's name, and an address, is given once.
+
+    Args:
+        config: as read from the tables.
+        tables: as the sources gave them; they tell a default from a key that was given.
     """
+    serve = config.models.serve
+    served = tables["models"]["serve"] if serve else []
     return (
         *_check_http(config.http),
         *_check_ways_in(config),
         *_check_mqtt(config.mqtt),
-        *_check_served(config.models.serve),
+        *_check_served(serve, served),
     )
 
 
@@ -501,11 +510,13 @@ def _check_mqtt(mqtt: MqttTable) -> list[Problem]:
     return problems
 
 
-def _check_served(serve: Sequence[ServedModel]) -> list[Problem]:
+def _check_served(
+    serve: Sequence[ServedModel], served: Sequence[Mapping[str, object]]
+) -> list[Problem]:
     problems = []
-    for place, entry in enumerate(serve):
+    for place, (entry, given) in enumerate(zip(serve, served, strict=True)):
         path: KeyPath = ("models", "serve", place)
-        problems += _check_versions(entry, path)
+        problems += _check_versions(entry, path, given)
         names = [other.name for other in serve[:place]]
         if entry.name is not None and entry.name in names:  # rule 4
             problems.append(
@@ -514,7 +525,9 @@ def _check_served(serve: Sequence[ServedModel]) -> list[Problem]:
     return problems
 
 
-def _check_versions(entry: ServedModel, path: KeyPath) -> list[Problem]:
+def _check_versions(
+    entry: ServedModel, path: KeyPath, given: Mapping[str, object]
+) -> list[Problem]:
     problems = []
     specific = entry.version_policy == "specific"
     if specific and not entry.versions:
@@ -525,7 +538,7 @@ def _check_versions(entry: ServedModel, path: KeyPath) -> list[Problem]:
         problems.append(
             Problem((*path, "versions"), ': expected only with version_policy = "specific"')
         )
-    if "latest" in entry.model_fields_set and entry.version_policy != "latest":  # rule 3
+    if "latest" in given and entry.version_policy != "latest":  # rule 3
         problems.append(
             Problem((*path, "latest"), ': expected only with version_policy = "latest"')
         )

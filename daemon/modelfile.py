@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from msgspec import Meta
 
 from daemon.errors import ConfigError
-from daemon.tables import Name, Table, check_tables, parse_toml
+from daemon.tables import Check, Name, Table, check_tables, parse_toml
 
 MAX_NAME_CHARACTERS = 128
 
@@ -53,27 +53,27 @@ def _check_labels(labels: str | tuple[str, ...]) -> str | tuple[str, ...]:
 
 ModelName = Annotated[
     str,
-    AfterValidator(check_model_name),
-    Field(
+    Check(check_model_name),
+    Meta(
         min_length=1,
         max_length=MAX_NAME_CHARACTERS,
         description=f"text of 1 to {MAX_NAME_CHARACTERS} printable characters",
     ),
 ]
 AcceleratorKind = Literal["cpu", "gpu", "edgetpu", "npu", "external"]
-Channels = float | Annotated[tuple[float, ...], Field(min_length=1, max_length=4)]
+Channels = float | Annotated[tuple[float, ...], Meta(min_length=1, max_length=4)]
 """One number for every channel, or one for each."""
 
 
-class ModelTable(Table):
+class ModelTable(Table, frozen=True):
     """`[model]`: who it is. Name defaults to the folder's or the file's stem, version to 1."""
 
     name: ModelName | None = None
-    version: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
-    description: Annotated[str, Field(max_length=2000)] | None = None
+    version: Annotated[int, Meta(ge=1, le=2**63 - 1)] | None = None
+    description: Annotated[str, Meta(max_length=2000)] | None = None
 
 
-class InputTable(Table):
+class InputTable(Table, frozen=True):
     """`[input]`: how a picture or a sound becomes the input tensor.
 
     `mean` and `std` speak of the model's real values: real = (pixel - mean) / std, pixels 0..255.
@@ -83,48 +83,48 @@ class InputTable(Table):
     resize: Literal["stretch", "letterbox", "crop"] | None = None
     color: Literal["rgb", "bgr", "gray"] | None = None
     mean: Channels | None = None
-    std: Annotated[Channels, AfterValidator(_check_divisor)] | None = None
-    sample_rate_hz: Annotated[int, Field(ge=1000, le=384000)] | None = None
+    std: Annotated[Channels, Check(_check_divisor)] | None = None
+    sample_rate_hz: Annotated[int, Meta(ge=1000, le=384000)] | None = None
 
 
-class OutputTable(Table):
+class OutputTable(Table, frozen=True):
     """`[output]`: what the output tensors mean."""
 
     kind: Literal["classification", "detection", "segmentation", "tensor"] | None = None
-    labels: Annotated[str | tuple[str, ...], AfterValidator(_check_labels)] | None = None
+    labels: Annotated[str | tuple[str, ...], Check(_check_labels)] | None = None
     """A file name beside model.toml, or the labels themselves; default: labels.txt beside it."""
-    top_k: Annotated[int, Field(ge=1, le=10000)] | None = None
+    top_k: Annotated[int, Meta(ge=1, le=10000)] | None = None
     threshold: float | None = None
     box_order: Literal["ymin_xmin_ymax_xmax", "xmin_ymin_xmax_ymax"] | None = None
 
 
-class PlacementTable(Table):
+class PlacementTable(Table, frozen=True):
     """`[placement]`: what should run it."""
 
     accelerators: (
-        Annotated[tuple[AcceleratorKind, ...], Field(min_length=1, max_length=8)] | None
+        Annotated[tuple[AcceleratorKind, ...], Meta(min_length=1, max_length=8)] | None
     ) = None
-    threads: Annotated[int, Field(ge=1, le=64)] | None = None
-    instances: Annotated[int, Field(ge=1, le=64)] | None = None
+    threads: Annotated[int, Meta(ge=1, le=64)] | None = None
+    instances: Annotated[int, Meta(ge=1, le=64)] | None = None
     isolation: Literal["process", "thread"] | None = None
 
 
-class LimitsTable(Table):
+class LimitsTable(Table, frozen=True):
     """`[limits]`: what it may take."""
 
-    queue: Annotated[int, Field(ge=1, le=100000)] | None = None
-    timeout_ms: Annotated[int, Field(ge=1, le=3600000)] | None = None
-    memory_mib: Annotated[int, Field(ge=16, le=1048576)] | None = None
+    queue: Annotated[int, Meta(ge=1, le=100000)] | None = None
+    timeout_ms: Annotated[int, Meta(ge=1, le=3600000)] | None = None
+    memory_mib: Annotated[int, Meta(ge=16, le=1048576)] | None = None
 
 
-class BatchingTable(Table):
+class BatchingTable(Table, frozen=True):
     """`[batching]`: whether waiting requests may share one invocation."""
 
-    max_size: Annotated[int, Field(ge=1, le=256)] | None = None
-    max_delay_ms: Annotated[float, Field(ge=0, le=1000)] | None = None
+    max_size: Annotated[int, Meta(ge=1, le=256)] | None = None
+    max_delay_ms: Annotated[float, Meta(ge=0, le=1000)] | None = None
 
 
-class HealthSample(Table):
+class HealthSample(Table, frozen=True):
     """`[[health.samples]]`: an input with its expected answer."""
 
     input: Name
@@ -132,18 +132,18 @@ class HealthSample(Table):
     min_score: float | None = None
     outputs: dict[str, Name] | None = None
     """Output name to a .npy file beside the input, with the expected tensor."""
-    tolerance: Annotated[float, Field(ge=0)] | None = None
+    tolerance: Annotated[float, Meta(ge=0)] | None = None
 
 
-class HealthTable(Table):
+class HealthTable(Table, frozen=True):
     """`[health]`: when a candidate of this model counts as healthy."""
 
     samples: tuple[HealthSample, ...] = ()
-    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
-    max_memory_mib: Annotated[int, Field(gt=0)] | None = None
+    max_latency_ms: Annotated[float, Meta(gt=0)] | None = None
+    max_memory_mib: Annotated[int, Meta(gt=0)] | None = None
 
 
-class ModelTables(Table):
+class ModelTables(Table, frozen=True):
     """A whole `model.toml`; an empty one is valid."""
 
     model: ModelTable = ModelTable()

@@ -1,38 +1,74 @@
 """TOML tables checked as a whole: every problem found, each with its key, value and expectation.
 
 Pure. `config.py` and `modelfile.py` say what the tables are; this module says what is wrong with
-what an operator wrote. Values of unknown keys, and of keys marked `repr=False`, are never shown:
-they may be secrets.
+what an operator wrote. Values of unknown keys, and of keys marked `SECRET`, are never shown: they
+may be secrets.
 """
 
 from __future__ import annotations
 
-import datetime
 import difflib
 import json
+import math
 import tomllib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+import msgspec
+from msgspec import Meta
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    from msgspec.structs import FieldInfo
 
-Name = Annotated[str, Field(min_length=1, max_length=128)]
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
 
 _SHOWN_CHARACTERS = 80
 """Longest value shown in a problem: enough to recognise it, short enough for one line."""
 
 
-class Table(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a value must be beyond its type and bounds; stands in the `Annotated` of a key.
+
+    Attributes:
+        rule: raises ValueError, whose message says what was expected.
+    """
+
+    rule: Callable[[Any], object]
+
+
+class _Secret:
+    pass
+
+
+SECRET: Final = _Secret()
+"""Stands in the `Annotated` of a key whose value is never shown."""
+
+
+class Table(msgspec.Struct, frozen=True):
     """A TOML table: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    def __repr__(self) -> str:
+        shown = [
+            f"{name}={getattr(self, name)!r}"
+            for name, key in keys_of(type(self)).items()
+            if not _is_secret(key.type)
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 AnyTable = TypeVar("AnyTable", bound=Table)
@@ -67,6 +103,17 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("nested too deep") from exc
 
 
+def changed(table: AnyTable, **values: object) -> AnyTable:
+    """A copy with other values, which are not checked."""
+    return msgspec.structs.replace(table, **values)
+
+
+@cache
+def keys_of(kind: type[Table]) -> Mapping[str, FieldInfo]:
+    """Every key of a table by its name: type, bounds, default."""
+    return {key.name: key for key in msgspec.structs.fields(kind)}
+
+
 def check_tables(
     kind: type[AnyTable], tables: Mapping[str, object]
 ) -> tuple[AnyTable, tuple[Problem, ...]]:
@@ -76,28 +123,9 @@ def check_tables(
         The tables, with every key that has a problem at its default; and the problems, in the order
         of the tables. Raises nothing.
     """
-    left = {key: _copy(value) for key, value in tables.items()}
-    # No key takes a date, and JSON has none.
-    found = [_judge(kind, tables, path, "date", {}) for path in _find_dates(tables, ())]
-    _leave_out(left, found)
-    try:
-        # As JSON the library reads strictly, yet takes arrays for tuples and text for paths.
-        table = kind.model_validate_json(json.dumps(left), strict=True)
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_input=False)
-        if not all(error["loc"] for error in errors):  # deeper than anything the library reads
-            return kind(), (*found, Problem((), "nested too deep"))
-        found += [
-            _judge(kind, tables, e["loc"], e["type"], e.get("ctx", {}))
-            for e in errors
-            if not (e["type"] == "too_short" and _is_above(e["loc"], errors))
-        ]
-        _leave_out(left, found)
-        table = kind.model_validate_json(json.dumps(left), strict=True)
-    first_of_each: dict[KeyPath, Problem] = {}
-    for problem in found:
-        first_of_each.setdefault(problem.path, problem)
-    return table, tuple(first_of_each.values())
+    reader = _Reader(kind)
+    values = reader.read_keys(kind, tables, ())
+    return kind(**values), tuple(reader.problems)
 
 
 def has_key(kind: type[Table], path: Sequence[str]) -> bool:
@@ -109,7 +137,7 @@ def unknown_key(kind: type[Table], path: KeyPath) -> Problem:
     """The problem of a key that nobody knows, with the nearest one that is known."""
     nearest = _nearest(kind, path)
     hint = f" (did you mean '{nearest}'?)" if nearest else ""
-    what = "table" if len(path) == 1 and nearest in kind.model_fields else "key"
+    what = "table" if len(path) == 1 and nearest in keys_of(kind) else "key"
     return Problem(path, f": unknown {what}{hint}")
 
 
@@ -122,16 +150,17 @@ def accepts(kind: type[Table], path: Sequence[str], value: object) -> bool:
     return not check_tables(kind, nested)[1]
 
 
-def describe(annotation: object, metadata: Sequence[object] = ()) -> str:
-    """What a key takes, in words: type, unit-less range, choices.
+def describe(annotation: object) -> str:
+    """What a key of this type takes, in words: type, unit-less range, choices.
 
-    A `description` on the field says it better than its type and is taken as it is.
+    A description in its `Meta` says it better than its type and is taken as it is.
     """
-    bare, extras = _unwrap(annotation, metadata)
-    for extra in extras:
-        if isinstance(extra, FieldInfo) and extra.description:
-            return extra.description
-    bounds = _Bounds.of(extras)
+    bare, extras = _unwrap(annotation)
+    metas = [extra for extra in extras if isinstance(extra, Meta)]
+    for meta in metas:
+        if meta.description:
+            return meta.description
+    bounds = _Bounds.of(metas)
     origin = get_origin(bare)
     if _is_union(bare):
         return " or ".join(describe(arm) for arm in get_args(bare))
@@ -146,10 +175,10 @@ def describe(annotation: object, metadata: Sequence[object] = ()) -> str:
 
 def describe_key(kind: type[Table], path: Sequence[str]) -> str:
     """What the key at `path` takes, in words."""
-    field = _key_at(kind, path)
-    if field is None:
+    key = _key_at(kind, path)
+    if key is None:
         raise KeyError(path)
-    return describe(field)
+    return describe(key.type)
 
 
 def write_path(path: KeyPath) -> str:
@@ -165,109 +194,164 @@ def write_path(path: KeyPath) -> str:
     return text
 
 
-def _is_above(loc: KeyPath, errors: Sequence[ErrorDetails]) -> bool:
-    """Whether an entry of it has an error: the library counts only the entries without."""
-    return any(e["loc"][: len(loc)] == loc and len(e["loc"]) > len(loc) for e in errors)
+_BAD: Final = object()
+"""Stands for a value that has a problem."""
 
 
-def _judge(
-    kind: type[Table],
-    tables: Mapping[str, object],
-    loc: KeyPath,
-    code: str,
-    facts: Mapping[str, Any],
-) -> Problem:
-    """Turn one of the validation library's findings into a problem an operator can act on."""
-    path, field, secret = _follow(kind, loc)
-    if field is None:
-        return unknown_key(kind, path)
-    if code == "missing":
-        return Problem(path, f": must be given: {describe(field)}")
-    expected = str(facts["error"]) if code == "value_error" else f"expected {describe(field)}"
-    value = _value_at(tables, path)
-    if loc[-1] == "[key]":
-        _, mapping, _ = _follow(kind, loc[:-2])
-        return Problem(path, f": expected as key {describe(get_args(_unwrap(mapping, ())[0])[0])}")
-    if secret or isinstance(value, Mapping) or _is_table(_unwrap(field, ())[0]):
-        return Problem(path, f": {expected}")
-    return Problem(path, f" = {_show(value)}: {expected}{_nearest_choice(field, value)}")
+class _Reader:
+    """Reads values as what a table's keys take, and collects the problems."""
+
+    def __init__(self, root: type[Table]) -> None:
+        self._root = root
+        self.problems: list[Problem] = []
+
+    def read_keys(
+        self, kind: type[Table], raw: Mapping[str, object], path: KeyPath
+    ) -> dict[str, Any]:
+        """The keys of a table that have no problem."""
+        keys = keys_of(kind)
+        values = {}
+        for name, key in keys.items():
+            here = (*path, name)
+            if name in raw:
+                value = self._read(key.type, raw[name], here)
+                if value is not _BAD:
+                    values[name] = value
+            elif key.required:
+                self._add(here, f": must be given: {describe(key.type)}")
+        self.problems += [
+            unknown_key(self._root, (*path, name)) for name in raw if name not in keys
+        ]
+        return values
+
+    def _read(self, annotation: object, raw: object, path: KeyPath) -> object:
+        bare, extras = _unwrap(annotation)
+        if _is_table(bare):
+            return self._read_table(bare, raw, path)
+        if get_origin(bare) is tuple and isinstance(raw, list | tuple):
+            return self._read_array(annotation, raw, path)
+        if get_origin(bare) is dict and isinstance(raw, Mapping):
+            return self._read_mapping(bare, raw, path)
+        try:
+            value = msgspec.convert(raw, annotation, dec_hook=_to_path)
+            if _holds_no_number(value):
+                raise ValueError(f"expected {describe(annotation)}")  # noqa: TRY301
+            for extra in extras:
+                if isinstance(extra, Check):
+                    extra.rule(value)
+        except msgspec.ValidationError:
+            return self._refuse(annotation, raw, path, f"expected {describe(annotation)}")
+        except ValueError as exc:
+            return self._refuse(annotation, raw, path, str(exc))
+        return value
+
+    def _read_table(self, kind: type[Table], raw: object, path: KeyPath) -> object:
+        if not isinstance(raw, Mapping):
+            return self._add(path, ": expected a table")
+        known = len(self.problems)
+        values = self.read_keys(kind, raw, path)
+        is_entry = len(path) > 1  # of an array: it is good or it is not
+        return _BAD if is_entry and len(self.problems) > known else kind(**values)
+
+    def _read_array(self, annotation: object, raw: Sequence[object], path: KeyPath) -> object:
+        bare, extras = _unwrap(annotation)
+        of_entry = get_args(bare)[0]
+        entries = [self._read(of_entry, entry, (*path, place)) for place, entry in enumerate(raw)]
+        if _BAD in entries:
+            return _BAD
+        if not _Bounds.of(extras).allow(len(entries)):
+            return self._refuse(annotation, raw, path, f"expected {describe(annotation)}")
+        return tuple(entries)
+
+    def _read_mapping(self, bare: object, raw: Mapping[str, object], path: KeyPath) -> object:
+        of_key, of_value = get_args(bare)
+        values = {}
+        for name, value in raw.items():
+            here = (*path, name)
+            try:
+                msgspec.convert(name, of_key)
+            except msgspec.ValidationError:
+                self._add(here, f": expected as key {describe(of_key)}")
+            else:
+                values[name] = self._read(of_value, value, here)
+        return values if len(values) == len(raw) and _BAD not in values.values() else _BAD
+
+    def _refuse(self, annotation: object, raw: object, path: KeyPath, expected: str) -> object:
+        if _is_secret(annotation) or isinstance(raw, Mapping):
+            return self._add(path, f": {expected}")
+        hint = _nearest_choice(annotation, raw)
+        return self._add(path, f" = {_show(raw)}: {expected}{hint}")
+
+    def _add(self, path: KeyPath, text: str) -> object:
+        self.problems.append(Problem(path, text))
+        return _BAD
 
 
-def _follow(kind: type[Table], loc: KeyPath) -> tuple[KeyPath, object, bool]:
-    """Walk a location as far as it names keys and entries; the library adds names of its own."""
-    path: list[str | int] = []
-    here: object = kind
-    secret = False
-    for step in loc:
-        bare, _ = _unwrap(here, ())
-        if _is_table(bare) and isinstance(step, str):
-            path.append(step)
-            field = bare.model_fields.get(step)
-            if field is None:
-                return tuple(path), None, True
-            here, secret = field, secret or not field.repr
-        elif get_origin(bare) is tuple and isinstance(step, int):
-            path.append(step)
-            here = get_args(bare)[0]
-        elif get_origin(bare) is dict and step != "[key]":
-            path.append(step)
-            here = get_args(bare)[1]
-        else:
-            break
-    return tuple(path), here, secret
+def _to_path(kind: type, value: object) -> object:
+    """The one type of ours that the library does not know."""
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    raise TypeError
+
+
+def _holds_no_number(value: object) -> bool:
+    """Whether it is or holds infinity or NaN, which no key takes."""
+    if isinstance(value, tuple):
+        return any(map(_holds_no_number, value))
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _is_secret(annotation: object) -> bool:
+    return SECRET in _unwrap(annotation)[1]
 
 
 def _key_at(kind: type[Table], path: Sequence[str]) -> FieldInfo | None:
     here: object = kind
+    key = None
     for step in path:
-        bare, _ = _unwrap(here, ())
-        field = bare.model_fields.get(step) if _is_table(bare) else None
-        if field is None:
+        bare, _ = _unwrap(here)
+        key = keys_of(bare).get(step) if _is_table(bare) else None
+        if key is None:
             return None
-        here = field
-    return here if isinstance(here, FieldInfo) else None
+        here = key.type
+    return key
 
 
 def _nearest(kind: type[Table], path: KeyPath) -> str:
     """The known name an operator most likely meant; "" when none is near."""
     word = str(path[-1])
     # The right key in the wrong table, or in none.
-    for section, field in kind.model_fields.items():
-        table, _ = _unwrap(field, ())
-        if word in table.model_fields and section != path[0]:
+    for section, key in keys_of(kind).items():
+        if word in keys_of(key.type) and section != path[0]:
             return f"{section}.{word}"
     here: object = kind
     for step in path[:-1]:
-        bare, _ = _unwrap(here, ())
+        bare, _ = _unwrap(here)
         if _is_table(bare) and isinstance(step, str):
-            here = bare.model_fields[step]
+            here = keys_of(bare)[step].type
         elif get_args(bare):
             here = get_args(bare)[0]
-    bare, _ = _unwrap(here, ())
-    known = list(bare.model_fields) if _is_table(bare) else []
+    bare, _ = _unwrap(here)
+    known = list(keys_of(bare)) if _is_table(bare) else []
     near = difflib.get_close_matches(word.lower(), known, n=1)
     return near[0] if near else ""
 
 
-def _nearest_choice(field: object, value: object) -> str:
-    bare, _ = _unwrap(field, ())
+def _nearest_choice(annotation: object, value: object) -> str:
+    bare, _ = _unwrap(annotation)
     if get_origin(bare) is not Literal or not isinstance(value, str):
         return ""
     near = difflib.get_close_matches(value.lower(), [str(c) for c in get_args(bare)], n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
-def _unwrap(annotation: object, metadata: Sequence[object]) -> tuple[Any, list[object]]:
-    """The bare type below `Annotated`, `None` and field wrappers, and what they say of it."""
-    extras = list(metadata)
+def _unwrap(annotation: object) -> tuple[Any, list[object]]:
+    """The bare type below `Annotated` and `None`, and what they say of it."""
+    extras: list[object] = []
     bare = annotation
     while True:
-        if isinstance(bare, FieldInfo):
-            extras += [bare, *bare.metadata]
-            bare = bare.annotation
-        elif get_origin(bare) is Annotated:
-            for extra in get_args(bare)[1:]:
-                extras += [extra, *(extra.metadata if isinstance(extra, FieldInfo) else ())]
+        if get_origin(bare) is Annotated:
+            extras += get_args(bare)[1:]
             bare = get_args(bare)[0]
         elif _is_union(bare) and type(None) in get_args(bare):
             arms = [arm for arm in get_args(bare) if arm is not type(None)]
@@ -289,10 +373,16 @@ class _Bounds:
         """Collect what the metadata bound."""
 
         def last(name: str) -> Any:  # noqa: ANN401 (numbers of either kind)
-            found = [getattr(extra, name) for extra in extras if hasattr(extra, name)]
-            return found[-1] if found else None
+            found = [getattr(extra, name) for extra in extras if isinstance(extra, Meta)]
+            return next((bound for bound in reversed(found) if bound is not None), None)
 
         return cls(last("ge"), last("gt"), last("le"), last("min_length"), last("max_length"))
+
+    def allow(self, length: int) -> bool:
+        """Whether an array may have so many entries."""
+        return (
+            (self.shortest or 0) <= length <= (math.inf if self.longest is None else self.longest)
+        )
 
     @property
     def of_numbers(self) -> str:
@@ -340,34 +430,3 @@ def _one_of(words: list[str]) -> str:
 def _show(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
-
-
-def _value_at(tables: object, path: KeyPath) -> object:
-    for step in path:
-        tables = tables[step]  # type: ignore[index] # the path was found in these tables
-    return tables
-
-
-def _copy(value: object) -> object:
-    return {key: _copy(inner) for key, inner in value.items()} if isinstance(value, dict) else value
-
-
-def _leave_out(tables: dict[str, Any], problems: Sequence[Problem]) -> None:
-    """Take out each key that has a problem, or what stands where its table should."""
-    for section, *rest in {problem.path[:2] for problem in problems}:
-        keys = tables.get(str(section))
-        if rest and isinstance(keys, dict):
-            keys.pop(rest[0], None)
-        else:
-            tables.pop(str(section), None)
-
-
-def _find_dates(value: object, path: KeyPath) -> Iterator[KeyPath]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _find_dates(inner, (*path, key))
-    elif isinstance(value, list):
-        for place, inner in enumerate(value):
-            yield from _find_dates(inner, (*path, place))
-    elif isinstance(value, datetime.date | datetime.time):
-        yield path

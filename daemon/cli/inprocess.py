@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import importlib
 import logging
 import os
 import sys
 from typing import TYPE_CHECKING
 
-import uvloop
-
+from accelerators.earlyfork import fork_early
 from accelerators.errors import AcceleratorError
-from daemon.app import serve
 from daemon.cli.outcome import CommandError, ExitCode
 from daemon.config import parse_config
 from daemon.errors import ConfigError
@@ -89,7 +87,9 @@ def run_daemon(config: Config, on_ready: Callable[[Running], None]) -> None:
         on_ready(running)
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(config, on_ready=ready))
+        newborn = fork_early() if config.defaults.isolation == "process" else None
+        # Only now, for what is imported before the fork is in both processes.
+        app = importlib.import_module("daemon.app")
+        app.run(config, newborn=newborn, on_ready=ready)
     except (OSError, AcceleratorError) as error:
         raise CommandError(f"cannot start: {error}") from error

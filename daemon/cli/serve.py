@@ -13,7 +13,6 @@ from daemon.cli.scratch import scratch_folder
 from daemon.cli.text import printable, table
 from daemon.config import parse_address, parse_mqtt_url
 from daemon.models.status import VersionState
-from daemon.pipeline.profiles import InputKind
 
 if TYPE_CHECKING:
     import argparse
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.models.status import ModelStatus, VersionStatus
 
-_EXAMPLE_FILES = {InputKind.IMAGE: "picture.jpg", InputKind.AUDIO: "sound.wav"}
+_EXAMPLE_FILES = {"image": "picture.jpg", "audio": "sound.wav"}
+"""By the value of `InputKind`, whose module brings NumPy: that must come after the early fork."""
 
 
 def serve(arguments: argparse.Namespace) -> ExitCode:
@@ -116,7 +116,7 @@ def curl_example(models: Sequence[ModelStatus], address: str) -> str:
         profile = ready[0].profile if ready else None
         if profile is None:
             continue
-        file = _EXAMPLE_FILES.get(profile.input_kind)
+        file = _EXAMPLE_FILES.get(profile.input_kind.value)
         if file is None:
             return shlex.join(["curl", f"{address}{model_path(model.name)}"])
         url = f"{address}{model_path(model.name, verb='predict')}"

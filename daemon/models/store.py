@@ -32,6 +32,7 @@ from daemon.modelfile import (
     parse_model_file,
     salvage_identity,
 )
+from daemon.tables import changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -132,6 +133,18 @@ def scan(config: Config) -> tuple[FoundModel, ...]:
         found[model.name] = model
         paths[model.name] = path
     return tuple(found.values())
+
+
+def look_at_release(folder: Path) -> tuple[str, FoundVersion | None]:
+    """The model in one folder, which need not be served: its name and its only version.
+
+    Blocks on the disk. Raises nothing: what is wrong is in the version's `problem`, or there is
+    none.
+    """
+    model = _look(folder, None)
+    if model is None or not model.versions:
+        return folder.name, None
+    return model.name, model.versions[0]
 
 
 def _places(config: Config) -> Iterator[tuple[Path, ServedModel | None, str]]:
@@ -435,7 +448,7 @@ def _is_same(model: FoundModel, path: Path, first: FoundModel, first_path: Path)
         return False
     if model.entry is None or first.entry is None:
         return True
-    return model.entry.model_copy(update={"path": first.entry.path}) == first.entry
+    return changed(model.entry, path=first.entry.path) == first.entry
 
 
 def _namesake(model: FoundModel, path: Path, found: Mapping[str, FoundModel]) -> FoundModel:

@@ -38,15 +38,14 @@ if TYPE_CHECKING:
 
     from daemon.pipeline.inputs import ImageInput
 
-PICTURE_KINDS = "JPEG, PNG, WebP, BMP or GIF"
-
-_DRAFT_MARGIN = 4
+_DRAFT_MARGIN = 2
 """A large JPEG is decoded at 1/2, 1/4 or 1/8 only if it stays this many times the size asked for,
-so that the antialiased resize that follows does nearly all of the shrinking. At 2, a picture of
-half a megapixel lost 0.07 of its best score."""
+so that the antialiased resize that follows still has something to filter. Answers then move as
+far as they do when every pixel is off by one at random (docs/media.md has the figures)."""
 
-_DRAFT_MIN_PIXELS = 4_000_000
-"""Pixels; decoding a smaller JPEG takes less than 40 ms, so that nothing is worth a difference."""
+_DRAFT_MIN_PIXELS = 1_000_000
+"""Pixels; decoding and resizing a smaller JPEG takes about 4 ms, so that little is to be won: it
+gives the very pixels that Pillow gives."""
 
 _DAMAGED = (
     OSError,
@@ -112,28 +111,13 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 }
 
 
-def picture_kind(data: bytes) -> str | None:
-    """Which of the picture formats the bytes start like; None for none of them."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if data.startswith(b"BM"):
-        return "BMP"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WebP"
-    return None
-
-
 def read_picture(
     kind: str, data: bytes, image: ImageInput, *, max_pixels: int
 ) -> tuple[NDArray[np.uint8], Placement | None]:
     """Decode a picture and fit it into the model's frame.
 
     Args:
-        kind: what `picture_kind` said.
+        kind: what `daemon.pipeline.kinds.picture_kind` said.
         data: the whole file.
         image: what the model takes.
         max_pixels: width times height that is still decoded.

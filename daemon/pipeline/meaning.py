@@ -12,11 +12,9 @@ Rules:
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
-from PIL import Image
 
 from daemon.errors import PredictionFailed
 from daemon.pipeline.outputs import ClassificationOutput, DetectionOutput, SegmentationOutput
@@ -40,9 +38,7 @@ if TYPE_CHECKING:
     from daemon.pipeline.images import Placement
     from daemon.pipeline.profiles import ModelProfile
 
-_PNG_COMPRESSION = 1  # zlib's fastest: masks are flat, more effort saves little
-_MAX_MASK_CLASS = 0xFFFF  # what a 16-bit grey PNG holds
-_BYTE_CLASSES = 256
+_MAX_COUNTED_CLASS = 0xFFFF  # beyond it, counting in a table takes more than sorting
 
 
 def interpret(
@@ -230,13 +226,15 @@ def _segment(
 
 
 def _mask(output: SegmentationOutput, values: Array, least: float) -> Segmentation:
+    from daemon.pipeline.masks import write_mask  # noqa: PLC0415 (see daemon.pipeline.libraries)
+
     classes = _class_map(output, values, least)
     height, width = classes.shape
     return Segmentation(
         width=width,
         height=height,
         shares=_shares(output.names, classes),
-        mask_png=_png(classes),
+        mask_png=write_mask(classes),
     )
 
 
@@ -263,24 +261,11 @@ def _occurrences(
     classes: NDArray[np.integer],
 ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     flat = classes.reshape(-1)
-    if flat.min() < 0 or flat.max() > _MAX_MASK_CLASS:
+    if flat.min() < 0 or flat.max() > _MAX_COUNTED_CLASS:
         return np.unique(flat, return_counts=True)
     counts = np.bincount(flat)
     indexes = np.flatnonzero(counts)
     return indexes, counts[indexes]
-
-
-def _png(classes: NDArray[np.integer]) -> bytes:
-    """A grey PNG of class numbers; those that 16 bits cannot hold become 65535."""
-    least, largest = int(classes.min()), int(classes.max())
-    if least < 0 or largest > _MAX_MASK_CLASS:
-        outside = (classes < 0) | (classes > _MAX_MASK_CLASS)
-        classes, largest = np.where(outside, _MAX_MASK_CLASS, classes), _MAX_MASK_CLASS
-    dtype = np.uint8 if largest < _BYTE_CLASSES else np.uint16
-    target = BytesIO()
-    picture = Image.fromarray(np.ascontiguousarray(classes, dtype))
-    picture.save(target, "PNG", compress_level=_PNG_COMPRESSION)
-    return target.getvalue()
 
 
 def _name(names: tuple[str, ...], index: int) -> str:

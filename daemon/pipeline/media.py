@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from daemon.errors import Malformed, UnsupportedMedia
-from daemon.pipeline.images import PICTURE_KINDS, Placement, picture_kind, read_picture
-from daemon.pipeline.sounds import SOUND_KINDS, is_wav, read_sound
+from daemon.pipeline.kinds import PICTURE_KINDS, SOUND_KINDS, is_wav, picture_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from accelerators.base import Array
+    from daemon.pipeline.images import Placement
     from daemon.pipeline.inputs import AudioInput, ImageInput
     from daemon.pipeline.profiles import ModelProfile
 
@@ -71,6 +71,8 @@ def prepare(profile: ModelProfile, items: Sequence[bytes], *, limits: MediaLimit
 
 
 def _pictures(image: ImageInput, items: Sequence[bytes], limits: MediaLimits) -> PreparedMedia:
+    from daemon.pipeline.images import read_picture  # noqa: PLC0415 (see daemon.pipeline.libraries)
+
     rows, placements = [], []
     for data in items:
         kind = picture_kind(data)
@@ -85,6 +87,8 @@ def _pictures(image: ImageInput, items: Sequence[bytes], limits: MediaLimits) ->
 def _sounds(audio: AudioInput, items: Sequence[bytes], limits: MediaLimits) -> PreparedMedia:
     if len(items) > 1 and not (audio.batched and audio.frames):
         raise UnsupportedMedia(f"this model takes one sound at a time, not {len(items)}")
+    from daemon.pipeline.sounds import read_sound  # noqa: PLC0415 (see daemon.pipeline.libraries)
+
     rows = []
     for data in items:
         if not is_wav(data):

@@ -112,6 +112,25 @@ async def test_stop_without_start_does_nothing():
     await ForkServer().stop()
 
 
+async def test_the_first_fork_starts_a_server_that_was_not_started():
+    server = ForkServer()
+
+    child, channel = await forked(server)
+
+    assert server.pid != 0
+    await server.stop()
+    child.close()
+    os.close(channel)
+
+
+async def test_a_server_that_was_stopped_does_not_fork():
+    server = ForkServer()
+    await server.stop()
+
+    with pytest.raises(ForkFailed, match="stopped"):
+        await server.fork([])
+
+
 async def test_server_that_cannot_start_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.executable", str(tmp_path / "no-python"))
 

@@ -14,6 +14,8 @@ import pytest
 import requests
 from support.daemon import daemon_process, free_port, wait_settled
 
+from daemon.configfiles import DEFAULT_CONFIG
+
 WAIT_S = 30
 
 
@@ -141,6 +143,13 @@ def test_a_configuration_is_checked_without_a_start(tmp_path):
     ended = run_daemon("--check-config", "--config", str(file))
 
     assert (ended.returncode, ended.stdout) == (0, "the configuration is good\n")
+
+
+def test_help_names_the_default_configuration():
+    ended = run_daemon("--help")
+
+    assert ended.returncode == 0
+    assert str(DEFAULT_CONFIG) in ended.stdout
 
 
 def run_daemon(*arguments):

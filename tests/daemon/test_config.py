@@ -154,7 +154,10 @@ def test_what_is_not_toml_is_told_and_not_raised(text):
 
 
 def test_arrays_nested_beyond_all_sense_are_a_problem():
-    assert problems_of("[http]\nlisten = " + "[" * 400 + "]" * 400) == ("nested too deep",)
+    (only,) = problems_of("[http]\nlisten = " + "[" * 400 + "]" * 400)
+
+    assert only.startswith("a.toml: http.listen[0] = [[[")
+    assert len(only) < 250
 
 
 def test_a_byte_order_mark_is_tolerated():

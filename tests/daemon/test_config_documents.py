@@ -8,20 +8,22 @@ import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
-from pydantic_core import PydanticUndefined
+from msgspec import NODEFAULT
 
 from daemon.config import Config, ServedModel, parse_config
 from daemon.modelfile import HealthSample, ModelTables
-from daemon.tables import Table, describe, describe_key, has_key
+from daemon.tables import Table, describe, describe_key, has_key, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from msgspec.structs import FieldInfo
+
 
 def tables_of(kind: type[Table]) -> Iterator[tuple[str, type[Table]]]:
     """Each table's heading in the document, and its class."""
-    for name, field in kind.model_fields.items():
-        yield f"`[{name}]`", field.annotation
+    for name, key in keys_of(kind).items():
+        yield f"`[{name}]`", key.type
 
 
 DOCUMENTED = [
@@ -70,9 +72,10 @@ def rows_below(document: str, file: str, heading: str) -> dict[str, tuple[str, s
     return {key: (takes, default) for key, takes, default in rows}
 
 
-def write_default(default: object) -> str:
-    if default is PydanticUndefined:
+def write_default(key: FieldInfo) -> str:
+    if key.required:
         return "required"
+    default = key.default if key.default_factory is NODEFAULT else key.default_factory()
     return "none" if default is None else f"`{json.dumps(default, default=str)}`"
 
 
@@ -82,7 +85,7 @@ def test_the_sample_equals_the_defaults(sample):
 
 @pytest.mark.parametrize(
     ("section", "key"),
-    [(name, key) for name, f in Config.model_fields.items() for key in f.annotation.model_fields],
+    [(name, key) for name, section in keys_of(Config).items() for key in keys_of(section.type)],
 )
 def test_the_sample_shows_every_key(sample, section, key):
     """Keys without a default value are there as comments: TOML has no null."""
@@ -94,10 +97,10 @@ def test_the_sample_shows_every_key(sample, section, key):
 @pytest.mark.parametrize(
     ("heading", "key", "takes"),
     [
-        (heading.strip("`"), key, describe(field))
+        (heading.strip("`"), name, describe(key.type))
         for file, heading, kind in DOCUMENTED
         if file == "`inferd.toml`"
-        for key, field in kind.model_fields.items()
+        for name, key in keys_of(kind).items()
     ],
 )
 def test_the_samples_comment_names_the_bounds_and_choices_of_its_key(sample, heading, key, takes):
@@ -113,7 +116,7 @@ def test_the_samples_commented_entry_is_valid_when_uncommented(sample):
     parse_config([("example.toml", uncommented_example(sample))], {})
 
 
-@pytest.mark.parametrize("key", list(ServedModel.model_fields))
+@pytest.mark.parametrize("key", list(keys_of(ServedModel)))
 def test_the_samples_commented_entry_shows_every_key(sample, key):
     assert re.search(rf"^(# )?{key} = ", uncommented_example(sample), re.MULTILINE)
 
@@ -130,8 +133,7 @@ def test_the_sample_has_no_key_that_is_commented_and_unknown(sample):
 @pytest.mark.parametrize(("file", "heading", "kind"), DOCUMENTED)
 def test_every_key_is_documented_with_what_it_takes_and_its_default(document, file, heading, kind):
     expected = {
-        key: (describe(field), write_default(field.get_default(call_default_factory=True)))
-        for key, field in kind.model_fields.items()
+        name: (describe(key.type), write_default(key)) for name, key in keys_of(kind).items()
     }
 
     assert rows_below(document, file, heading) == expected

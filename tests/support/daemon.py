@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
+from support.tables import read_tables
 
 from daemon.app import Running, serve
 from daemon.config import Config
@@ -44,9 +45,9 @@ class RunningDaemon:
     addresses: tuple[str, ...]
 
 
-def make_config(
+def make_tables(
     models: Sequence[Path | Mapping[str, object]], root: Path, tables: Mapping[str, Any]
-) -> Config:
+) -> dict[str, Any]:
     """A configuration on free ports below `root`; an item of `models` is a path or an entry."""
     served = [dict(m) if not isinstance(m, Path) else {"path": m} for m in models]
     config: dict[str, Any] = {
@@ -57,12 +58,13 @@ def make_config(
     }
     for table, keys in tables.items():
         config[table] = {**config.get(table, {}), **keys}
-    return Config.model_validate(config)
+    return config
 
 
 @asynccontextmanager
 async def running_daemon(
     models: Sequence[Path | Mapping[str, object]],
+    /,
     *,
     root: Path | None = None,
     wait_ready: bool = True,
@@ -78,7 +80,7 @@ async def running_daemon(
     """
     with tempfile.TemporaryDirectory(prefix="inferd-") as temporary:
         home = root or Path(temporary)
-        config = make_config(models, home, tables)
+        config = read_tables(Config, make_tables(models, home, tables))
         ready: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
         told = {"on_ready" if wait_ready else "on_listening": ready.set_result}
         task = asyncio.create_task(serve(config, handle_signals=False, environment={}, **told))
@@ -117,13 +119,12 @@ class DaemonProcess:
 
 @contextmanager
 def daemon_process(
-    served: Sequence[Path | Mapping[str, object]], *, root: Path, port: int, **tables: Any
+    served: Sequence[Path | Mapping[str, object]], /, *, root: Path, port: int, **tables: Any
 ) -> Iterator[DaemonProcess]:
     """Serve these models in a process of its own, on a given port, with SIGKILL at the end."""
     tables = {**tables, "http": {**tables.get("http", {}), "listen": [f"127.0.0.1:{port}"]}}
-    config = make_config(served, root, tables)
     file = root / "inferd.toml"
-    file.write_text(_to_toml(config), encoding="utf-8")
+    file.write_text(_to_toml(make_tables(served, root, tables)), encoding="utf-8")
     with (
         (root / LOG).open("wb") as log,
         subprocess.Popen(
@@ -140,10 +141,10 @@ def daemon_process(
                 process.send_signal(signal.SIGKILL)
 
 
-def _to_toml(config: Config) -> str:
+def _to_toml(tables: Mapping[str, Any]) -> str:
     """The configuration as TOML: JSON values are TOML values, but for null and tables."""
     lines: list[str] = []
-    for table, keys in config.model_dump(mode="json", exclude_defaults=True).items():
+    for table, keys in tables.items():
         plain = {k: v for k, v in keys.items() if k != "serve"}
         if plain:
             lines.append(f"[{table}]")
@@ -159,7 +160,7 @@ def _to_toml(config: Config) -> str:
 def _value(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + "}"
-    return json.dumps(value)
+    return json.dumps(value, default=str)
 
 
 def free_port() -> int:

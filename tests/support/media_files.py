@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import soundfile
 from PIL import Image
+from support.tables import read_tables
 
 from accelerators.base import (
     DataType,
@@ -52,7 +53,7 @@ def make_report(inputs, outputs=(SCORES,), *, inputs_metadata=(), outputs_metada
 
 def make_tables(**tables):
     """The tables of a model.toml, each a dictionary of its keys."""
-    return ModelTables.model_validate(tables)
+    return read_tables(ModelTables, tables)
 
 
 def make_profile(spec, *, outputs=(SCORES,), labels=(), metadata=(), tables=None, out=()):

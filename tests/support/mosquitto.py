@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -64,8 +65,13 @@ class Broker:
         """Stop it in good order: it saves what it persists."""
         assert self._process is not None
         assert self._reader is not None
-        self._process.terminate()
-        self._process.wait(START_TIMEOUT_S)
+        for _ in range(START_TIMEOUT_S):
+            # It forgets a signal that comes right after it said that it runs (2.0.11).
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
+                break
+        self._process.wait(0)
         self._reader.join(START_TIMEOUT_S)
 
     def restart(self) -> None:

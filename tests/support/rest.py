@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
+from support.tables import read_tables
 
 from accelerators.forkserver import ForkServer
 from daemon.config import Config
@@ -32,8 +33,8 @@ def make_context(
     metrics: Metrics | None = None, service: InferenceService | None = None, **http: Any
 ) -> RestContext:
     """A context whose service knows no model unless it is given; needs a running event loop."""
-    config = Config.model_validate(
-        {"http": {"listen": ["127.0.0.1:0"], **http}, "models": {"folders": []}}
+    config = read_tables(
+        Config, {"http": {"listen": ["127.0.0.1:0"], **http}, "models": {"folders": []}}
     )
     metrics = metrics or Metrics(CollectorRegistry())
     return RestContext(
@@ -87,10 +88,14 @@ class RunningServer:
 
 @asynccontextmanager
 async def running_server(
-    unix_socket: Path | None = None, *, service: InferenceService | None = None, **http: Any
+    unix_socket: Path | None = None,
+    *,
+    service: InferenceService | None = None,
+    metrics: Metrics | None = None,
+    **http: Any,
 ) -> AsyncIterator[RunningServer]:
     """Listen on a free port, with these keys of `[http]`; without models unless given a service."""
-    context = make_context(service=service, **http)
+    context = make_context(metrics, service, **http)
     server = HttpServer(context)
     addresses = await server.start(unix_socket)
     running = RunningServer(server, context, addresses)

@@ -409,6 +409,38 @@ def gather(rows: int = 4) -> bytes:
     return model.build()
 
 
+def negation(width: int = 4) -> bytes:
+    """Gives y = not x, bool (1, width)."""
+    model = Model()
+    graph = model.graph()
+    x, y = graph.tensor("x", (1, width), np.bool_), graph.tensor("y", (1, width), np.bool_)
+    graph.op("LOGICAL_NOT", [x], [y], _options("LogicalNot"))
+    graph.between([x], [y])
+    return model.build()
+
+
+def total(width: int = 64) -> bytes:
+    """Gives the sum of each row of x, float32 (-1, width) to (-1, 1)."""
+    model = Model()
+    graph = model.graph()
+    x, y = graph.tensor("x", (-1, width)), graph.tensor("y", (-1, 1))
+    axis = graph.constant("axis", [1], np.int32)
+    graph.op("SUM", [x, axis], [y], _options("Reducer", keepDims=True))
+    graph.between([x], [y])
+    return model.build()
+
+
+def repeat(rows: int = 1, width: int = 2) -> bytes:
+    """Rows of x as often as `times`, int32 (2,), says: float32 (rows, width) to (n, m)."""
+    model = Model()
+    graph = model.graph()
+    x, times = graph.tensor("x", (rows, width)), graph.tensor("times", (2,), np.int32)
+    y = graph.tensor("y", (-1, width))
+    graph.op("TILE", [x, times], [y], _options("Tile"))
+    graph.between([x, times], [y])
+    return model.build()
+
+
 def scalar_double() -> bytes:
     """Gives y = 2 * x for rank-0 float32."""
     model = Model()

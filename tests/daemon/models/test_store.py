@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from support.tables import read_tables
 
 from daemon.config import Config, ModelsTable, PathsTable
 from daemon.models.store import FoundModel, FoundVersion, scan
@@ -32,7 +33,7 @@ def put(path: Path, content: str | bytes = b"TFL3") -> Path:
 
 def look(*folders: Path, serve: tuple[dict[str, object], ...] = (), **keys) -> list[FoundModel]:
     """Everything found in the folders and at the entries."""
-    models = ModelsTable.model_validate({"folders": folders, "serve": serve, **keys})
+    models = read_tables(ModelsTable, {"folders": folders, "serve": serve, **keys})
     return list(scan(Config(models=models)))
 
 
@@ -207,7 +208,7 @@ def test_a_relative_path_is_below_root(tmp_path):
     put(tmp_path / "x.tflite")
     config = Config(
         paths=PathsTable(root=tmp_path),
-        models=ModelsTable.model_validate({"folders": ["none"], "serve": [{"path": "x.tflite"}]}),
+        models=read_tables(ModelsTable, {"folders": ["none"], "serve": [{"path": "x.tflite"}]}),
     )
 
     assert scan(config)[0].versions[0].model_path == tmp_path / "x.tflite"

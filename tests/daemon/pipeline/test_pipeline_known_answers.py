@@ -11,6 +11,7 @@ import pytest
 from conftest import SHARED_MODELS
 from PIL import Image
 from support.boxes import overlap
+from support.tables import read_tables
 
 from accelerators import engine
 from accelerators.base import LoadSpec
@@ -204,7 +205,7 @@ def test_boxes_of_a_fitted_picture_lie_where_the_stretched_ones_do(load, resize)
     """The cat's box, found in a letterboxed or cropped frame, is of the picture that was sent."""
     (case,) = (c for c in FACTS["cases"] if c["id"] == "ssd-cat")
     model = load("ssd")
-    tables = ModelTables.model_validate({"input": {"resize": resize}})
+    tables = read_tables(ModelTables, {"input": {"resize": resize}})
     profile = build_profile(tables, model.report, ())
     data = (SHARED_MODELS / case["input"]["file"]).read_bytes()
     media = prepare(profile, [data], limits=LIMITS)
@@ -216,6 +217,21 @@ def test_boxes_of_a_fitted_picture_lie_where_the_stretched_ones_do(load, resize)
     known = case["expected"]["detections"][0]["box_ymin_xmin_ymax_xmax"]
     assert meaning.boxes[0].label == "cat"
     assert overlap(meaning.boxes[0].box, known) > 0.75
+
+
+@pytest.mark.parametrize("case", cases("classification", models=("mnv2_quant", "mnv1_float")))
+def test_a_photo_enlarged_beyond_a_megapixel_has_the_class_it_is_known_for(load, case):
+    """Such a JPEG is decoded at a fraction of its size."""
+    with Image.open(SHARED_MODELS / case["input"]["file"]) as photo:
+        large = photo.convert("RGB").resize((1920, 1440), Image.Resampling.BICUBIC)
+    target = io.BytesIO()
+    large.save(target, "JPEG", quality=85)
+    model = load(case["model"])
+    media = prepare(model.profile, [target.getvalue()], limits=LIMITS)
+
+    (meaning,) = interpret(model.profile, model.run(media.rows), rows=1)
+
+    assert meaning.categories[0].label == case["expected"]["top1"]["label"]
 
 
 def test_a_rotated_photo_is_seen_upright(load):

@@ -36,6 +36,15 @@ def test_int8_inputs_take_pixels_less_128():
     assert values.ravel().tolist() == list(range(-128, 128))
 
 
+def test_int8_inputs_of_mirrored_channels_are_contiguous():
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)[:, :, ::-1]
+
+    values = mapped(DataType.INT8, Quantization(1.0, -128), pixels=pixels)
+
+    assert values.flags.c_contiguous
+    assert np.array_equal(values, pixels.astype(int) - 128)
+
+
 @pytest.mark.parametrize("datatype", [DataType.UINT8, DataType.INT32, DataType.UINT16])
 def test_integers_without_quantization_take_pixels_as_they_are(datatype):
     values = mapped(datatype)
@@ -70,6 +79,16 @@ def test_each_channel_has_its_own_mean_and_std():
     values = mapped(DataType.FP32, mean=(0.0, 50.0, 100.0), std=(1.0, 2.0, 4.0), pixels=pixels)
 
     assert values[0, 0].tolist() == [100.0, 25.0, 0.0]
+
+
+def test_each_pixel_of_each_channel_is_normalized_to_the_last_bit():
+    pixels = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+    values = mapped(DataType.FP32, mean=mean, std=std, pixels=pixels)
+
+    assert values.flags.c_contiguous
+    assert np.array_equal(values, (pixels - np.float32(mean)) / np.float32(std))
 
 
 def test_each_channel_of_a_quantized_input_has_its_own_table():
