@@ -17,21 +17,25 @@ from __future__ import annotations
 
 import binascii
 import math
+from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import orjson
 
 from accelerators.base import DataType
+from daemon.codec.numberlists import Numbers, count_bytes, read_document
 from daemon.codec.pieces import write_numbers
 from daemon.codec.ranges import INTEGER_LIMITS, OutOfRange, make_floats, make_integers
-from daemon.errors import BadTensor, Malformed, TooLarge, shorten
+from daemon.errors import BadTensor, DaemonError, Malformed, TooLarge, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from accelerators.base import Array
+
+_Decoded = TypeVar("_Decoded")
 
 _SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _SPECIAL_TOKENS = (b"NaN", b"Infinity", b"-Infinity", b"-NaN")
@@ -73,10 +77,9 @@ def check_json_cost(body: bytes | bytearray | memoryview) -> None:
         return
     if len(body) > MAX_JSON_BYTES:
         raise _too_costly(MAX_JSON_BYTES, "bytes")
-    text = bytes(body)
-    if text.count(b",") >= MAX_JSON_VALUES:
+    if len(body) >= MAX_JSON_VALUES and count_bytes(body, b",") >= MAX_JSON_VALUES:
         raise _too_costly(MAX_JSON_VALUES, "values")
-    if text.count(b"[") + text.count(b"{") + text.count(b":") > MAX_JSON_CONTAINERS:
+    if count_bytes(body, b"[{:") > MAX_JSON_CONTAINERS:
         raise _too_costly(MAX_JSON_CONTAINERS, "lists, objects and members")
 
 
@@ -97,6 +100,10 @@ def parse_json(body: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 (JS
         TooLarge: by `check_json_cost`.
     """
     check_json_cost(body)
+    return _parse(body)
+
+
+def _parse(body: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 (JSON is anything)
     if not body:
         raise Malformed("the body is empty; a JSON document was expected")
     try:
@@ -105,14 +112,43 @@ def parse_json(body: bytes | bytearray | memoryview) -> Any:  # noqa: ANN401 (JS
         raise Malformed(_explain(bytes(body), exc)) from exc
 
 
+def decode_json(
+    body: bytes,
+    decode: Callable[[Any], _Decoded],
+    *,
+    parse: Callable[[bytes], object] = _parse,
+    document: object = None,
+) -> _Decoded:
+    """What `decode` makes of a JSON document, whose large lists are `Numbers` where that is quick.
+
+    Args:
+        body: the document.
+        decode: is given the document. When it refuses one that holds `Numbers`, it is asked again
+            about the same document with lists: that refusal counts.
+        parse: reads a document that does not hold `Numbers`.
+        document: the body where it was checked and read already, with lists or `Numbers`.
+
+    Raises:
+        TooLarge: by `check_json_cost`.
+        Exception: what `decode` and `parse` raise.
+    """
+    if document is None:
+        check_json_cost(body)
+        document = read_document(body)
+    if document is not None:
+        with suppress(DaemonError):
+            return decode(document)
+    return decode(parse(body))
+
+
 def array_from_json(
     data: object, datatype: DataType, shape: Sequence[int], *, name: str = "data"
 ) -> Array:
     """Make a tensor of JSON values.
 
     Args:
-        data: the values, flat in row-major order or nested as `shape` says; for rank 0 a list of
-            one value or the bare value.
+        data: the values, flat in row-major order or nested as `shape` says, also as `Numbers`; for
+            rank 0 a list of one value or the bare value.
         datatype: what to make of them.
         shape: every dimension >= 0; the caller has checked it against the model.
         name: of the tensor, for messages.
@@ -124,6 +160,12 @@ def array_from_json(
         BadTensor: a value does not fit the datatype, there are too few or too many, or the nesting
             is not that of the shape.
     """
+    if type(data) is Numbers:
+        is_in_shape = data.values.shape in ((math.prod(shape),), tuple(shape))
+        array = data.to_array(datatype) if is_in_shape else None
+        if array is not None:
+            return array.reshape(shape)
+        data = data.to_lists()
     values = _flatten(data, tuple(shape), name)
     if datatype in INTEGER_LIMITS:
         flat = _integers(values, datatype, name)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from accelerators.base import DataType
 from daemon.codec.binarytensors import media_from_block, numbers_from_block, strings_from_block
-from daemon.codec.jsontensors import array_from_json, bytes_array, decode_base64, parse_json
+from daemon.codec.jsontensors import array_from_json, bytes_array, decode_base64, decode_json
 from daemon.codec.validate import (
     check_names,
     check_row_count,
@@ -129,13 +129,16 @@ def parse_header_length(raw_value: str | None, body_bytes: int) -> int | None:
     return length
 
 
-def decode_infer(body: bytes, header_length: int | None, view: ModelView) -> InferCall:
+def decode_infer(
+    body: bytes, header_length: int | None, view: ModelView, document: object = None
+) -> InferCall:
     """Read an inference request.
 
     Args:
         body: the whole body, inflated.
         header_length: from `parse_header_length`.
         view: the model that is asked.
+        document: the JSON where it was read already, with lists or `Numbers`; else None.
 
     Raises:
         Malformed: the body is not what the protocol says.
@@ -147,7 +150,15 @@ def decode_infer(body: bytes, header_length: int | None, view: ModelView) -> Inf
     if header_length == 0:
         return _decode_raw(body, view)
     json_bytes = len(body) if header_length is None else header_length
-    document = parse_json(body if json_bytes == len(body) else memoryview(body)[:json_bytes])
+    return decode_json(
+        body[:json_bytes],
+        lambda known: _decode_document(known, body, json_bytes, view),
+        document=document,
+    )
+
+
+def _decode_document(document: object, body: bytes, json_bytes: int, view: ModelView) -> InferCall:
+    """Read the JSON of a request; its lists of numbers may be `Numbers`."""
     if type(document) is not dict:
         raise Malformed("the request must be a JSON object with the member 'inputs'")
     request_id = document.get("id")

@@ -95,8 +95,12 @@ NO_OPTIONS = Options()
 _KNOWN_OPTIONS = ("top_k", "threshold", "signature", "label", "outputs")
 
 
-def read_options(pairs: Iterable[tuple[str, str]]) -> Options:
-    """Read query parameters; `outputs` may be there several times, the others once.
+def read_options(pairs: Iterable[tuple[str, str]], *, called: str = "query parameter") -> Options:
+    """Read options; `outputs` may be there several times, the others once.
+
+    Args:
+        pairs: names and values.
+        called: what the client knows them as.
 
     Raises:
         Malformed: one is unknown, doubled or out of range.
@@ -106,15 +110,13 @@ def read_options(pairs: Iterable[tuple[str, str]]) -> Options:
     for key, value in pairs:
         if key not in _KNOWN_OPTIONS:
             known = ", ".join(_KNOWN_OPTIONS)
-            raise Malformed(f"query parameter '{shorten(key)}' is not known; there are: {known}")
+            raise Malformed(f"{called} '{shorten(key)}' is not known; there are: {known}")
         if not 1 <= len(value) <= _MAX_NAME_CHARACTERS:
-            raise Malformed(
-                f"query parameter '{key}' must have 1 to {_MAX_NAME_CHARACTERS} characters"
-            )
+            raise Malformed(f"{called} '{key}' must have 1 to {_MAX_NAME_CHARACTERS} characters")
         if key == "outputs":
             outputs.append(value)
         elif key in values:
-            raise Malformed(f"query parameter '{key}' is there twice")
+            raise Malformed(f"{called} '{key}' is there twice")
         else:
             values[key] = value
     if len(outputs) > MAX_OUTPUTS:
@@ -169,7 +171,11 @@ class NativeCall:
 
 
 def decode_predict(
-    body: bytes, content_type: str, view: ModelView, options: Options = NO_OPTIONS
+    body: bytes,
+    content_type: str,
+    view: ModelView,
+    options: Options = NO_OPTIONS,
+    document: object = None,
 ) -> NativeCall:
     """Find out what a body is and read it, by the rules of this module.
 
@@ -178,6 +184,7 @@ def decode_predict(
         content_type: the header as it came, "" when absent.
         view: the model that is asked.
         options: what was asked for beside the body.
+        document: the body's JSON, see `decode_infer`.
 
     Raises:
         Malformed: it is empty or broken.
@@ -189,16 +196,17 @@ def decode_predict(
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         body, kind = read_file_field(body, content_type)
+        document = None
     if not body:
         raise Malformed("the body is empty; send a picture, a sound, raw numbers or JSON")
     if kind == "application/json":
-        return _decode_json(body, view, options)
+        return _decode_json(body, view, options, document)
     signature = _choose_signature(view, options)
     raw_shape = _raw_shape(body, signature, view)
     if raw_shape is not None and kind == "application/octet-stream":
         return _decode_raw(body, raw_shape, signature, options)
     if _looks_like_json(body):
-        return _decode_json(body, view, options)
+        return _decode_json(body, view, options, document)
     takes_media = view.profile.input_kind is not InputKind.TENSOR and options.signature is None
     if takes_media and _looks_like_media(body):
         return NativeCall(Media(body), signature, options.outputs)
@@ -232,12 +240,12 @@ def _looks_like_media(body: bytes) -> bool:
     return body.startswith(_MAGICS) or (body.startswith(b"RIFF") and body[8:12] in _RIFF_KINDS)
 
 
-def _decode_json(body: bytes, view: ModelView, options: Options) -> NativeCall:
+def _decode_json(body: bytes, view: ModelView, options: Options, document: object) -> NativeCall:
     if options.signature is not None:
         raise Malformed(
-            "with a JSON body the signature is named in its 'parameters', not in the query"
+            "with a JSON body the signature is named in its 'parameters', not beside the body"
         )
-    call = decode_infer(body, None, view)
+    call = decode_infer(body, None, view, document)
     return NativeCall(
         call.inputs,
         call.signature,

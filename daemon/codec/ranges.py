@@ -98,6 +98,15 @@ def make_floats(values: Sequence[float], datatype: DataType) -> Array:
         raise OutOfRange(
             first_true(type(value) is int and abs(value) > most for value in values)
         ) from None
+    return round_floats(wide, datatype)
+
+
+def round_floats(wide: Array, datatype: DataType) -> Array:
+    """Numbers of float64 as FP32 or FP64, rounded to the nearest; `wide` itself where it is that.
+
+    Raises:
+        OutOfRange: a finite value is outside the type's range.
+    """
     if datatype is DataType.FP64:
         return wide
     with np.errstate(over="ignore"):

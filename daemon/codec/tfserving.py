@@ -30,8 +30,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import orjson
 
 from accelerators.base import DataType
+from daemon.codec.numberlists import Numbers
 from daemon.codec.pieces import check_answer_size
-from daemon.codec.tfserving_json import kind, misformatted, parse_document, show
+from daemon.codec.tfserving_json import (
+    decode_document,
+    kind,
+    misformatted,
+    parse_document,
+    show,
+)
 from daemon.codec.tfserving_tensors import Fault, encode_tensor, is_b64, to_array, unescape
 from daemon.errors import BadTensor, Malformed, shorten
 from daemon.tensors import MediaBatch
@@ -82,7 +89,15 @@ def decode_predict(
         Unsupported: the type of an input has no form in TF Serving's JSON.
         TooLarge: JSON that would take too long to parse.
     """
-    document = parse_document(body)
+    return decode_document(
+        body, lambda document: _decode_predict(document, signatures, takes_media=takes_media)
+    )
+
+
+def _decode_predict(
+    document: dict[str, Any], signatures: Mapping[str, SignatureSpec], *, takes_media: bool
+) -> DecodedPredict:
+    """Read a parsed body; its lists of numbers may be `Numbers`."""
     signature = choose_signature(document, signatures)
     has_instances = "instances" in document
     if has_instances and "inputs" in document:
@@ -91,8 +106,12 @@ def decode_predict(
             "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist",
         )
     if has_instances:
-        rows = _read_rows(_rows_of(document), signature, takes_media=takes_media)
-        return DecodedPredict(signature, Layout.ROW, rows)
+        rows = document["instances"]
+        if type(rows) is Numbers:  # rows of the one input are its column
+            inputs = _read_columns(rows, signature, takes_media=takes_media)
+        else:
+            inputs = _read_rows(_rows_of(document), signature, takes_media=takes_media)
+        return DecodedPredict(signature, Layout.ROW, inputs)
     if "inputs" in document:
         inputs = _read_columns(document["inputs"], signature, takes_media=takes_media)
         return DecodedPredict(signature, Layout.COLUMN, inputs)

@@ -12,11 +12,18 @@ import codecs
 import json
 import math
 import re
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
-from daemon.codec.jsontensors import check_json_cost
+from daemon.codec.jsontensors import check_json_cost, decode_json
+from daemon.codec.numberlists import Numbers
 from daemon.errors import Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Decoded = TypeVar("_Decoded")
 
 # Characters of a JSON value that a message shows, as many as TF Serving's do.
 _SHOWN_CHARACTERS = 256
@@ -33,7 +40,7 @@ _HUGE_INTEGER = b"0" * 300
 # Of an integer within the range of a double; the standard library would read 4300.
 _MAX_INTEGER_DIGITS = 309
 
-_ENCODER = json.JSONEncoder(check_circular=False)
+_ENCODER = json.JSONEncoder(check_circular=False, default=Numbers.to_lists)
 
 _PARSE_ERRORS = (
     ("Expecting property name", "Missing a name for object member."),
@@ -54,10 +61,27 @@ def parse_document(body: bytes) -> dict[str, object]:
         TooLarge: by `check_json_cost`.
     """
     check_json_cost(body)
+    return _require_object(_parse(body))
+
+
+def decode_document(body: bytes, decode: Callable[[dict[str, object]], _Decoded]) -> _Decoded:
+    """What `decode` makes of a request body; it is called as `jsontensors.decode_json` says.
+
+    Raises:
+        Malformed, TooLarge: as `parse_document`.
+        Exception: what `decode` raises.
+    """
+    return decode_json(body, lambda document: decode(_require_object(document)), parse=_parse)
+
+
+def _parse(body: bytes) -> object:
     try:
-        document = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError:
-        document = _parse_leniently(body)
+        return _parse_leniently(body)
+
+
+def _require_object(document: object) -> dict[str, object]:
     if type(document) is not dict:
         raise misformatted(document, "Is not object")
     return document

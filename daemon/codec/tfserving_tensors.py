@@ -26,6 +26,7 @@ import numpy as np
 import orjson
 
 from accelerators.base import DataType
+from daemon.codec.numberlists import join_numbers
 from daemon.codec.pieces import write_numbers
 from daemon.codec.ranges import (
     INTEGER_LIMITS,
@@ -91,7 +92,7 @@ class Fault(Exception):
 
 
 def to_array(value: object, datatype: DataType) -> Array:
-    """Make an array of nested lists; a lone value becomes rank 0.
+    """Make an array of nested lists or `Numbers`; a lone value becomes rank 0.
 
     Raises:
         Fault: the lists are ragged, or a value is not of the type.
@@ -102,6 +103,12 @@ def to_array(value: object, datatype: DataType) -> Array:
         raise Unsupported(
             f"Conversion of JSON Value: {show(value)} to type: {_TYPE_NAMES[datatype]}"
         )
+    numbers = join_numbers(value)
+    if numbers is not None:
+        array = numbers.to_array(datatype)
+        if array is not None:
+            return array
+        value = numbers.to_lists()
     shape, leaves = _flatten(value)
     if not allowed.issuperset(map(type, leaves)):
         index = first_true(type(leaf) not in allowed for leaf in leaves)
