@@ -145,7 +145,7 @@ class MqttFrontEnd:
         self._metrics.mqtt_connected(False)
         self._warn_of_open_password()
         await self._sender.start()
-        self._session.start(asyncio.get_running_loop())
+        self._session.start()
         self._state_task = asyncio.create_task(self._publish_states(), name="mqtt-state")
 
     async def stop(self, grace_s: float) -> None:

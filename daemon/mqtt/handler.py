@@ -18,16 +18,15 @@ from daemon.errors import DaemonError, DeadlineExceeded, Malformed, TooLarge
 from daemon.metrics import Outcome, outcome_of
 from daemon.mqtt.messages import Delivery, Publication
 from daemon.mqtt.refusals import INTERNAL, code_of, refusal
-from daemon.mqtt.requests import NOTHING, may_be_json, read_address, read_envelope, read_wish
+from daemon.mqtt.requests import Envelope, may_be_json, read_address, read_envelope, read_wish
 from daemon.tensors import Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
+    from daemon.codec.native import NativeCall
     from daemon.documents import DocumentThread
     from daemon.metrics import Metrics
-    from daemon.mqtt.requests import Address
+    from daemon.models.served import Target
+    from daemon.mqtt.requests import Address, Wish
     from daemon.mqtt.topics import Command, Topics
     from daemon.service import InferenceService
 
@@ -98,14 +97,14 @@ class Handler:
         A large payload is not even parsed: the answer to it goes where the MQTT properties say,
         else to the model's topic.
         """
-        envelope = NOTHING if _is_heavy(delivery.payload) else read_envelope(delivery)
+        envelope = Envelope({}) if _is_heavy(delivery.payload) else read_envelope(delivery)
         address = read_address(delivery, envelope, self._topics.result(command))
         counted = _Counted(command.model)
         payload = _refuse(error, address, counted)
         self._record(counted, delivery)
         return _publication(delivery, address, payload)
 
-    async def _read_envelope(self, delivery: Delivery) -> Mapping[str, Any]:
+    async def _read_envelope(self, delivery: Delivery) -> Envelope:
         try:
             return await self._documents.run(
                 partial(read_envelope, delivery),
@@ -113,13 +112,13 @@ class Handler:
                 deadline=_deadline(delivery, None, _ENVELOPE_S),
             )
         except DeadlineExceeded:  # decoding will come too late as well, and says so
-            return NOTHING
+            return Envelope({})
 
     async def _predict(
         self,
         delivery: Delivery,
         command: Command,
-        envelope: Mapping[str, Any],
+        envelope: Envelope,
         address: Address,
         counted: _Counted,
     ) -> bytes:
@@ -142,12 +141,7 @@ class Handler:
         with self._service.lease(command.model, version=wish.version, label=label) as target:
             counted.version = target.version
             deadline = _deadline(delivery, wish.timeout_s, target.timeout_s)
-            call = await run(
-                partial(decode_predict, wish.body, wish.content_type, target, wish.options),
-                is_heavy=len(wish.body) >= HEAVY_BYTES
-                and is_document(wish.body, wish.content_type),
-                deadline=deadline,
-            )
+            call = await self._decode(delivery, envelope, wish, target, deadline)
             request = make_request(
                 call,
                 wish.options,
@@ -161,6 +155,16 @@ class Handler:
                 is_heavy=is_heavy_answer(result.outputs.values()),
                 deadline=deadline,
             )
+
+    async def _decode(
+        self, delivery: Delivery, envelope: Envelope, wish: Wish, target: Target, deadline: float
+    ) -> NativeCall:
+        document = envelope.take_document() if wish.body is delivery.payload else None
+        return await self._documents.run(
+            partial(decode_predict, wish.body, wish.content_type, target, wish.options, document),
+            is_heavy=len(wish.body) >= HEAVY_BYTES and is_document(wish.body, wish.content_type),
+            deadline=deadline,
+        )
 
     def _record(self, counted: _Counted, delivery: Delivery) -> None:
         duration_s = time.monotonic() - delivery.received_at

@@ -23,6 +23,8 @@ import orjson
 
 from daemon.codec.jsontensors import check_json_cost, decode_base64
 from daemon.codec.native import NO_OPTIONS, Options, read_options
+from daemon.codec.numberlists import read_document
+from daemon.documents import HEAVY_BYTES
 from daemon.errors import Malformed, TooLarge, shorten
 from daemon.mqtt.topics import reply_topic_problem
 
@@ -51,8 +53,28 @@ _JSON_SPACE = b" \t\r\n"
 _PREFIX = secrets.token_hex(4)
 _counter = itertools.count(1)
 
-NOTHING: Mapping[str, Any] = {}
-"""The envelope of what has none."""
+
+class Envelope:
+    """What a JSON payload says beside its tensors, and the JSON itself for who decodes them.
+
+    Attributes:
+        members: those that mean something here; none when the payload is no JSON object.
+    """
+
+    __slots__ = ("_document", "members")
+
+    def __init__(self, members: Mapping[str, Any], document: object = None) -> None:
+        self.members = members
+        self._document = document
+
+    def take_document(self) -> object:
+        """The JSON as it was read, so that it is not read again; None the second time.
+
+        None as well where it would take much more memory than its text while it waits to be
+        decoded: large, and not made of plain lists of numbers.
+        """
+        document, self._document = self._document, None
+        return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +108,34 @@ class Wish:
     timeout_s: float | None
 
 
-def read_envelope(delivery: Delivery) -> Mapping[str, Any]:
-    """The members of a JSON payload that mean something here; none when it is no JSON object.
+def read_envelope(delivery: Delivery) -> Envelope:
+    """Read a JSON payload; an empty envelope when it is no JSON object.
 
     Never fails.
     """
-    if not may_be_json(delivery.payload):
-        return NOTHING
+    payload = delivery.payload
+    if not may_be_json(payload):
+        return Envelope({})
     try:
-        check_json_cost(delivery.payload)
-        document = orjson.loads(delivery.payload)
+        check_json_cost(payload)
+        document = read_document(payload)
+        is_compact = document is not None or len(payload) < HEAVY_BYTES
+        if document is None:
+            document = orjson.loads(payload)
     except (TooLarge, orjson.JSONDecodeError):  # the codec says what is wrong, or takes it as raw
-        return NOTHING
+        return Envelope({})
     if type(document) is not dict:
-        return NOTHING
-    return {key: document[key] for key in _MEMBERS & document.keys()}
+        return Envelope({})
+    members = {key: document[key] for key in _MEMBERS & document.keys()}
+    return Envelope(members, document if is_compact else None)
 
 
-def read_address(delivery: Delivery, envelope: Mapping[str, Any], default_topic: str) -> Address:
+def read_address(delivery: Delivery, envelope: Envelope, default_topic: str) -> Address:
     """Where the answer goes; to `default_topic` when none was named or the named one is refused."""
-    request_id = _request_id(delivery, envelope)
+    request_id = _request_id(delivery, envelope.members)
     wanted = delivery.response_topic
     if wanted is None:
-        wanted = envelope.get(_REPLY_TO)
+        wanted = envelope.members.get(_REPLY_TO)
     if wanted is None:
         return Address(default_topic, request_id, "")
     if type(wanted) is not str:
@@ -120,22 +147,24 @@ def read_address(delivery: Delivery, envelope: Mapping[str, Any], default_topic:
     return Address(wanted, request_id, "")
 
 
-def read_wish(delivery: Delivery, envelope: Mapping[str, Any]) -> Wish:
+def read_wish(delivery: Delivery, envelope: Envelope) -> Wish:
     """Everything else.
 
     Raises:
         Malformed: an option is not what it must be, or `data_b64` is not base64.
     """
-    body, content_type, wraps = delivery.payload, delivery.content_type, _DATA in envelope
+    members = envelope.members
+    body, content_type, wraps = delivery.payload, delivery.content_type, _DATA in members
     if wraps:
-        body = decode_base64(envelope[_DATA], _DATA)
-        content_type = _text(envelope, "content_type") or ""
-    if not delivery.properties and not envelope:
+        body = decode_base64(members[_DATA], _DATA)
+        content_type = _text(members, "content_type") or ""
+    if not delivery.properties and not members:
         return Wish(body, content_type, NO_OPTIONS, None, None)
-    values = _option_values(delivery, envelope, wraps=wraps)
+    values = _option_values(delivery, members, wraps=wraps)
     outputs = [("outputs", value) for key, value in _user_properties(delivery) if key == "outputs"]
     options = read_options(
-        [*((key, values[key]) for key in _NATIVE_OPTIONS if key in values), *outputs]
+        [*((key, values[key]) for key in _NATIVE_OPTIONS if key in values), *outputs],
+        called="option",
     )
     version = _whole_number(values, "version", _MAX_VERSION)
     if version is not None and options.label is not None:
@@ -151,12 +180,12 @@ def may_be_json(payload: bytes) -> bool:
     return head.startswith(b"{") and tail.endswith(b"}")
 
 
-def _request_id(delivery: Delivery, envelope: Mapping[str, Any]) -> str:
+def _request_id(delivery: Delivery, members: Mapping[str, Any]) -> str:
     """The client's, or a new one; at most `MAX_ID_CHARS`."""
     for key, value in _user_properties(delivery):
         if key == "id" and value:
             return value[:MAX_ID_CHARS]
-    given = envelope.get("id")
+    given = members.get("id")
     if type(given) is int:
         given = str(given)
     if type(given) is str and given:
@@ -165,14 +194,14 @@ def _request_id(delivery: Delivery, envelope: Mapping[str, Any]) -> str:
 
 
 def _option_values(
-    delivery: Delivery, envelope: Mapping[str, Any], *, wraps: bool
+    delivery: Delivery, members: Mapping[str, Any], *, wraps: bool
 ) -> dict[str, str]:
     """Options as text, by name; a user property goes before a member."""
     values: dict[str, str] = {}
     for key in ("timeout_ms", "version", "top_k", "threshold", "label"):
-        if (value := _text(envelope, key)) is not None:
+        if (value := _text(members, key)) is not None:
             values[key] = value
-    if wraps and (value := _text(envelope, "signature")) is not None:
+    if wraps and (value := _text(members, "signature")) is not None:
         values["signature"] = value
     values.update((key, value) for key, value in _user_properties(delivery) if key != "outputs")
     return values
@@ -185,9 +214,9 @@ def _user_properties(delivery: Delivery) -> list[tuple[str, str]]:
     return [(key, value) for key, value in known if key in _USER_PROPERTIES]
 
 
-def _text(envelope: Mapping[str, Any], key: str) -> str | None:
+def _text(members: Mapping[str, Any], key: str) -> str | None:
     """A member as text; numbers as JSON writes them."""
-    value = envelope.get(key)
+    value = members.get(key)
     if value is None or type(value) is str:
         return value
     if type(value) in (int, float):

@@ -10,9 +10,10 @@ Rules:
    follow, in their order; the broker may have some of them already and gets them again.
 5. Those on disk leave a moment after the broker has come back, since the ones who asked lost the
    same broker and must be back to hear them; so goes a result whose request came by an earlier
-   connection. A broker that says that nobody was subscribed (MQTT 5) is asked again, with growing
-   waits, for `_GIVE_UP_S`; the results for that topic behind it wait with it, so that their order
-   stays. Fresh results go past them.
+   connection. Of each topic one is sent ahead, and what is behind it on disk waits for the broker's
+   word. Nobody was subscribed (MQTT 5 brokers tell): the topic's results stay, in their order, and
+   the first is tried again, with growing waits, for `_GIVE_UP_S`. It was heard: the others follow.
+   Fresh results go past them.
 6. Results that may expire wait in memory, a bounded number of them, and are dropped when they have.
 7. QoS 0 results are sent or dropped at once.
 8. What is larger than the broker's Maximum Packet Size is never given to the client library, which
@@ -25,11 +26,13 @@ Lives on the event loop; the disk is asked in one thread of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from daemon.errors import shorten
@@ -92,12 +95,14 @@ class _Waiting:
 
     Attributes:
         settled: to be called once, when its request may be acknowledged.
+        number: counts what was submitted, so that the disk gets it in that order.
         row: on disk; 0 for one that is not there.
         is_replaced: a refusal has taken the result's place.
     """
 
     publication: Publication
     settled: Callable[[], None]
+    number: int = 0
     row: int = 0
     is_replaced: bool = False
 
@@ -105,6 +110,14 @@ class _Waiting:
     def is_announcement(self) -> bool:
         """It answers nobody, and is said anew at the next connection."""
         return not self.publication.request_id
+
+
+class _Topic(Enum):
+    """What is known of a topic for which results are on disk, in one pass through them."""
+
+    TRIED = "tried"  # its first result is in flight; the others wait for the broker's word
+    HEARD = "heard"  # somebody listens, as far as the broker tells: all of them may leave
+    UNHEARD = "unheard"  # nobody listens: none leaves before the next pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +165,17 @@ class Sender:
         self._in_flight: dict[int, _Waiting] = {}  # by token, in the order they were sent
         self._acknowledged_rows: list[int] = []
         self._last_token = 0
+        self._last_number = 0
         self._last_row = 0  # of this pass through the disk: rows up to it have been read
         self._has_unread_rows = False
-        self._unheard_topics: set[str] = set()  # of this pass
+        self._topics: dict[str, _Topic] = {}  # of this pass; none: nothing was sent there yet
         self._next_pass: asyncio.TimerHandle | None = None  # while rows wait for their time
         self._retry_s = _RETRY_FIRST_S
         self._late: list[_Waiting] = []  # on the way to disk
         self._is_spilling = False
         self._suspicion = _Suspicion()
         self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inferd-mqtt-outbox")
         self._task: asyncio.Task[None] | None = None
@@ -179,7 +194,9 @@ class Sender:
         if self._task is None:
             return
         self.disconnected()
-        self._task.cancel()
+        # Not cancelled: what it is writing then would be written once more.
+        self._stopping.set()
+        self._wake.set()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
         try:
@@ -212,7 +229,8 @@ class Sender:
             self._send_unconfirmed(publication)
             settled()
             return
-        waiting = _Waiting(publication, settled)
+        self._last_number += 1
+        waiting = _Waiting(publication, settled, number=self._last_number)
         self._idle.clear()
         if not publication.is_durable and self._count_expiring() >= _MAX_EXPIRING:
             self._lose(waiting, "too many results wait in memory")
@@ -248,6 +266,7 @@ class Sender:
         self._connected = None
         self._announcements.clear()
         self._from_disk.clear()
+        self._topics.clear()
         self._has_unread_rows = False
         if self._next_pass is not None:
             self._next_pass.cancel()
@@ -274,7 +293,6 @@ class Sender:
                 self._resend_as_refusal(waiting, self._connected)
             case ReceiptKind.TOO_LARGE | ReceiptKind.REFUSED:
                 self._lose(waiting, f"the broker refused it: {receipt.detail}")
-        self._end_pass()
         self._send_ready()
 
     async def flush(self, timeout_s: float) -> bool:
@@ -293,14 +311,16 @@ class Sender:
         if not waiting.row:
             return False
         topic = waiting.publication.topic
-        if topic in self._unheard_topics:
-            return True  # also one that was heard: it came before its turn
+        if self._topics.get(topic) is _Topic.UNHEARD:
+            return True  # who was heard again meanwhile has missed one before it
         if receipt.kind is ReceiptKind.TAKEN:
+            self._topics[topic] = _Topic.HEARD
             return False
         if time.monotonic() - connected.since > _GIVE_UP_S:
             _log.info("mqtt result had no subscriber topic=%s", shorten(topic))
+            self._topics[topic] = _Topic.HEARD
             return False
-        self._unheard_topics.add(topic)
+        self._topics[topic] = _Topic.UNHEARD
         return True
 
     def _begin_pass_in(self, delay_s: float) -> None:
@@ -311,19 +331,22 @@ class Sender:
     def _begin_pass(self) -> None:
         self._next_pass = None
         self._last_row = 0
-        self._unheard_topics.clear()
+        self._from_disk.clear()
+        self._topics.clear()
         self._has_unread_rows = len(self._outbox) > 0
         self._wake.set()
 
     def _end_pass(self) -> None:
-        """When all of the disk was tried and some of it not heard: once more, later."""
-        is_over = not (self._has_unread_rows or self._from_disk or self._next_pass)
-        if not is_over or not self._unheard_topics:
+        """When all of the disk was tried: some of it, if it was not heard, once more later."""
+        if not self._topics or self._has_unread_rows or self._from_disk or self._next_pass:
             return
         if any(waiting.row for waiting in self._in_flight.values()):
             return
-        self._begin_pass_in(self._retry_s)
-        self._retry_s = min(_RETRY_MOST_S, self._retry_s * 2)
+        was_heard = _Topic.UNHEARD not in self._topics.values()
+        self._topics.clear()
+        if not was_heard:
+            self._begin_pass_in(self._retry_s)
+            self._retry_s = min(_RETRY_MOST_S, self._retry_s * 2)
 
     def _send_ready(self) -> None:
         """Send as much as the window takes, in the order of rules 1 and 2."""
@@ -336,17 +359,16 @@ class Sender:
             if waiting is None:
                 break
             self._send(waiting, connected)
+        self._end_pass()
         self._note_idle()
 
     def _next(self) -> _Waiting | None:
         if self._announcements:
             topic = next(iter(self._announcements))
             return _Waiting(self._announcements.pop(topic), _nothing)
-        while self._from_disk:
-            waiting = self._from_disk.popleft()
-            if waiting.publication.topic not in self._unheard_topics:
-                return waiting
-        if self._has_unread_rows:
+        if (waiting := self._next_from_disk()) is not None:
+            return waiting
+        if self._has_unread_rows and not self._from_disk:
             self._wake.set()
             return None
         if self._is_spilling:
@@ -357,6 +379,22 @@ class Sender:
             if expires_at is None or expires_at > time.monotonic():
                 return waiting
             self._lose(waiting, "it expired before the broker came back")
+        return None
+
+    def _next_from_disk(self) -> _Waiting | None:
+        """None also while the next one waits for the broker's word on the one before it."""
+        while self._from_disk:
+            topic = self._from_disk[0].publication.topic
+            match self._topics.get(topic):
+                case _Topic.TRIED:
+                    return None
+                case _Topic.UNHEARD:
+                    self._from_disk.popleft()
+                case _Topic.HEARD:
+                    return self._from_disk.popleft()
+                case None:
+                    self._topics[topic] = _Topic.TRIED
+                    return self._from_disk.popleft()
         return None
 
     def _send(self, waiting: _Waiting, connected: _Connected) -> None:
@@ -398,6 +436,8 @@ class Sender:
     def _finish(self, waiting: _Waiting) -> None:
         if waiting.row:
             self._acknowledged_rows.append(waiting.row)
+            if self._topics.get(waiting.publication.topic) is _Topic.TRIED:
+                del self._topics[waiting.publication.topic]  # refused: the next one is tried
             self._wake.set()
         waiting.settled()
 
@@ -432,7 +472,7 @@ class Sender:
 
     async def _run(self) -> None:
         """Everything that asks the disk, one after the other."""
-        while True:
+        while not self._stopping.is_set():
             await self._wake.wait()
             self._wake.clear()
             try:
@@ -449,7 +489,8 @@ class Sender:
                 self._has_unread_rows = False
                 self._shed_memory()
                 self._send_ready()
-                await asyncio.sleep(_RETRY_DISK_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _RETRY_DISK_S)
                 if self._connected is not None and self._next_pass is None:
                     self._begin_pass()
                 self._wake.set()
@@ -473,11 +514,12 @@ class Sender:
             self._memory = deque(w for w in self._memory if not w.publication.is_durable)
         if not batch:
             return
+        batch.sort(key=_by_number)
         self._is_spilling = True
         try:
             accepted = await self._on_disk(self._outbox.append, [w.publication for w in batch])
         except BaseException:
-            self._memory.extendleft(reversed(batch))
+            self._memory = deque(sorted([*batch, *self._memory], key=_by_number))
             raise
         finally:
             self._is_spilling = False
@@ -498,18 +540,15 @@ class Sender:
         )
         if connected is not self._connected:
             return  # it went meanwhile; the next connection begins with the oldest row again
-        done = set(self._acknowledged_rows)  # and not removed yet
+        gone = {*self._acknowledged_rows, *(w.row for w in self._in_flight.values())}
         self._from_disk.extend(
-            _Waiting(s.publication, _nothing, s.row)
-            for s in stored
-            if s.row not in done and s.publication.topic not in self._unheard_topics
+            _Waiting(s.publication, _nothing, row=s.row) for s in stored if s.row not in gone
         )
         self._wake.set()
         if stored:
             self._last_row = stored[-1].row
             return
         self._has_unread_rows = False
-        self._end_pass()
 
     def _shed_memory(self) -> None:
         while len(self._memory) > _MAX_IN_MEMORY:
@@ -523,8 +562,7 @@ class Sender:
 class _Suspicion:
     """Finds the message on which the broker closes the connection (rule 8).
 
-    mosquitto with `message_size_limit` is such a broker: it answers with a reason that MQTT does
-    not have at that place, and the client library takes it for a broken connection.
+    mosquitto with `max_packet_size` does so to clients of MQTT 3.1.1, which has no way to tell it.
 
     A message that was the first in flight whenever the connection was lost, several times in a row
     and with no result acknowledged in between, is sent alone; if the connection is lost once more,
@@ -569,6 +607,10 @@ class _Suspicion:
     def _identity(self, publication: Publication) -> Publication | str:
         """What an announcement says changes; that it is too large does not."""
         return publication if publication.request_id else publication.topic
+
+
+def _by_number(waiting: _Waiting) -> int:
+    return waiting.number
 
 
 def _nothing() -> None:

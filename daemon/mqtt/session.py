@@ -1,9 +1,8 @@
-"""Session: one connection to the broker at a time, kept up for ever, in a thread of its own.
+"""Session: one connection to the broker at a time, kept up for ever, in a task of the event loop.
 
-The event loop hands in commands (publish, acknowledge, unsubscribe) and gets `Events`, in the order
-in which they happened. Both ways are bounded: commands by their callers' windows and by
-`publish_unconfirmed`; messages by `HandOver`, which stops reading the socket while the event loop
-is behind.
+It tells `Events`, in the order in which they happened, and takes publications and acknowledgements,
+which leave in the order in which they are given. All of it is bounded: by the callers' windows, and
+by `publish_unconfirmed`, which refuses.
 """
 
 from __future__ import annotations
@@ -12,20 +11,10 @@ import asyncio
 import itertools
 import logging
 import random
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from daemon.mqtt.connection import Connection
-from daemon.mqtt.crossing import (
-    Acknowledge,
-    Commands,
-    Crossing,
-    HandOver,
-    Publish,
-    ToLoop,
-    Unsubscribe,
-)
 
 if TYPE_CHECKING:
     from daemon.mqtt.connection import Events, SessionSettings
@@ -38,74 +27,79 @@ _STEADY_AFTER_S = 10.0
 
 
 class Session:
-    """The connection. Use it from the event loop that `start` was called on."""
+    """The connection there is, and the next ones."""
 
     def __init__(self, settings: SessionSettings, events: Events) -> None:
         self._settings = settings
         self._events = events
-        self._stop = threading.Event()
-        self._commands = Commands()
-        self._thread = threading.Thread(target=self._run, name="inferd-mqtt", daemon=True)
-        self._to_loop: ToLoop | None = None
+        self._number = 0
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def start(self) -> None:
         """Begin connecting, in the background; never fails, never waits."""
-        self._commands.open()
-        self._to_loop = ToLoop(loop)
-        self._thread.start()
+        self._task = asyncio.create_task(self._run(), name="mqtt-session")
 
     def publish(self, connection: int, token: int, publication: Publication) -> None:
         """Send a QoS 1 message; `on_published` follows with this token, unless the connection goes.
 
         The caller keeps no more open than the broker's receive maximum.
         """
-        self._commands.put(connection, Publish(token, publication))
+        if (current := self._current(connection)) is not None:
+            current.publish(token, publication)
 
     def publish_unconfirmed(self, connection: int, publication: Publication) -> bool:
         """Send a QoS 0 message; False when too many wait for the socket already: it is dropped."""
-        return self._commands.put_unconfirmed(connection, Publish(0, publication))
+        current = self._current(connection)
+        return current is None or current.publish_unconfirmed(publication)
 
     def acknowledge(self, delivery: Delivery) -> None:
         """This message is done with; its PUBACK leaves when those of earlier ones have."""
-        if delivery.qos > 0:
-            self._commands.put(delivery.connection, Acknowledge(delivery.mid))
+        if delivery.qos > 0 and (current := self._current(delivery.connection)) is not None:
+            current.acknowledge(delivery.mid)
 
     def unsubscribe(self, connection: int) -> None:
         """Ask for no more messages."""
-        self._commands.put(connection, Unsubscribe())
+        if (current := self._current(connection)) is not None:
+            current.unsubscribe()
 
     async def stop(self, timeout_s: float) -> None:
-        """Disconnect in good order, so that no last will is published, and end the thread."""
-        self._stop.set()
-        self._commands.wake()
-        await asyncio.to_thread(self._thread.join, timeout_s)
-        if self._thread.is_alive():  # still in a name look-up; it touches nothing of ours any more
-            _log.warning("mqtt thread did not end in time timeout_s=%s", timeout_s)
+        """Disconnect in good order, so that no last will is published, and end."""
+        task, self._task = self._task, None
+        if task is None:
             return
-        self._commands.close()
+        if self._connection is not None:
+            self._connection.leave()
+            if self._connection.is_open:
+                await asyncio.wait({task}, timeout=timeout_s)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
-    def _run(self) -> None:
-        """The thread."""
-        assert self._to_loop is not None  # noqa: S101 (for the type checker)
-        crossing = Crossing(
-            commands=self._commands,
-            to_loop=self._to_loop,
-            hand_over=HandOver(self._settings.max_payload_bytes, self._stop),
-        )
+    def _current(self, connection: int) -> Connection | None:
+        """The connection of this number; None when it is gone, and its owner knows or will."""
+        return self._connection if connection == self._number else None
+
+    async def _run(self) -> None:
         backoff = _Backoff(self._settings.backoff_first_s, self._settings.backoff_most_s)
         for number in itertools.count(1):
             began = time.monotonic()
-            connection = Connection(number, self._settings, self._events, crossing)
-            try:
-                connection.converse(self._stop)
-            except Exception:  # noqa: BLE001 (top of a thread: a broken packet must not end it)
-                _log.exception("mqtt connection failed unexpectedly connection=%d", number)
-            finally:
-                connection.close()
+            await self._connect_once(number)
+            if self._task is None:
+                return  # it was asked to leave
             if time.monotonic() - began > _STEADY_AFTER_S:
                 backoff.reset()
-            if self._stop.wait(backoff.next_s()):
-                return
+            await asyncio.sleep(backoff.next_s())
+
+    async def _connect_once(self, number: int) -> None:
+        self._number = number
+        self._connection = Connection(number, self._settings, self._events)
+        try:
+            await self._connection.converse()
+        except Exception:  # noqa: BLE001 (top of a task: whatever it is, the next one follows)
+            _log.exception("mqtt connection failed unexpectedly connection=%d", number)
+        finally:
+            connection, self._connection = self._connection, None
+            connection.close()
 
 
 class _Backoff:

@@ -15,7 +15,7 @@ from support.mqtt_client import TestClient
 
 from daemon.mqtt.messages import Delivery
 from daemon.mqtt.refusals import CODES
-from daemon.mqtt.requests import read_wish
+from daemon.mqtt.requests import Envelope, read_wish
 from daemon.mqtt.topics import Command, Topics, reply_topic_problem
 
 REFERENCE = (Path(__file__).resolve().parents[2] / "docs" / "mqtt.md").read_text()
@@ -46,7 +46,7 @@ def test_every_option_listed_is_understood():
     values = {"version": "1", "timeout_ms": "5", "top_k": "1", "threshold": "0.5"}
     for name in rows:
         delivery = Delivery(1, "t", b"x", 1, 1, 0.0, properties=((name, values.get(name, "x")),))
-        read_wish(delivery, {})
+        read_wish(delivery, Envelope({}))
 
     assert set(rows) == {
         "id",

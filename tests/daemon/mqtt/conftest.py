@@ -1,6 +1,12 @@
-"""A broker, clients, a real service and front ends for the tests of this folder."""
+"""A broker, clients, a real service and front ends for the tests of this folder.
+
+They run on the daemon's event loop, uvloop; those of the connection on asyncio's as well.
+"""
+
+import asyncio
 
 import pytest
+import uvloop
 from prometheus_client import CollectorRegistry
 from support.daemon import running_daemon
 from support.eventually import eventually
@@ -12,6 +18,14 @@ from daemon.metrics import Metrics
 from daemon.mqtt.frontend import MqttFrontEnd
 
 STOP_S = 10
+_BOTH_LOOPS = ("test_session", "test_stream", "test_opening")
+
+
+def pytest_asyncio_loop_factories(config, item):
+    loops = {"uvloop": uvloop.new_event_loop}
+    if item.path.stem in _BOTH_LOOPS:
+        loops["asyncio"] = asyncio.new_event_loop
+    return loops
 
 
 @pytest.fixture

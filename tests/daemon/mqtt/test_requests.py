@@ -6,8 +6,12 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.kserve_views import make_view, tensor
 
 from daemon.codec.jsontensors import MAX_JSON_BYTES, MAX_JSON_CONTAINERS
+from daemon.codec.native import NO_OPTIONS, decode_predict
+from daemon.codec.numberlists import Numbers
+from daemon.documents import HEAVY_BYTES
 from daemon.errors import DaemonError, Malformed
 from daemon.mqtt.messages import Delivery
 from daemon.mqtt.requests import read_address, read_envelope, read_wish
@@ -41,7 +45,7 @@ def test_a_picture_has_no_envelope_and_keeps_its_bytes():
 
     wish = _wish(delivery)
 
-    assert read_envelope(delivery) == {}
+    assert read_envelope(delivery).members == {}
     assert (wish.body, wish.content_type) == (b"\xff\xd8\xff rest", "image/jpeg")
     assert (wish.version, wish.timeout_s) == (None, None)
 
@@ -55,11 +59,84 @@ def test_a_picture_has_no_envelope_and_keeps_its_bytes():
     ids=["long", "many lists"],
 )
 def test_json_that_is_parsed_nowhere_has_no_envelope(costly):
-    assert read_envelope(_delivery(costly)) == {}
+    envelope = read_envelope(_delivery(costly))
+
+    assert (envelope.members, envelope.take_document()) == ({}, None)
 
 
-def test_an_envelope_does_not_keep_the_tensors_beside_it():
-    assert read_envelope(_delivery({"id": "a", "inputs": [], "more": 1})) == {"id": "a"}
+def test_the_members_of_an_envelope_are_those_that_mean_something():
+    envelope = read_envelope(_delivery({"id": "a", "inputs": [], "more": 1}))
+
+    assert envelope.members == {"id": "a"}
+
+
+def test_an_envelope_hands_its_document_on_once():
+    envelope = read_envelope(_delivery({"id": "a", "inputs": []}))
+
+    assert envelope.take_document() == {"id": "a", "inputs": []}
+    assert envelope.take_document() is None
+
+
+def _large(data):
+    return {"id": "a", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": data}]}
+
+
+def test_large_lists_of_numbers_are_handed_on_as_numbers():
+    numbers = list(range(HEAVY_BYTES))
+
+    envelope = read_envelope(_delivery(_large(numbers)))
+    data = envelope.take_document()["inputs"][0]["data"]
+
+    assert envelope.members == {"id": "a"}
+    assert type(data) is Numbers
+    assert data.to_lists() == numbers
+
+
+def test_large_lists_of_anything_else_are_not_kept():
+    envelope = read_envelope(_delivery(_large(["text"] * HEAVY_BYTES)))
+
+    assert envelope.members == {"id": "a"}
+    assert envelope.take_document() is None
+
+
+@pytest.mark.parametrize("count", [3, 50_000])
+def test_what_a_document_is_decoded_to_is_what_its_text_is_decoded_to(count):
+    view = make_view([tensor("x", shape=(1, count))])
+    given = {"name": "x", "datatype": "FP32", "shape": [1, count], "data": [0.5, 7, -3][:count]}
+    given["data"] += [1] * (count - 3)
+    delivery = _delivery({"inputs": [given]})
+
+    known = read_envelope(delivery).take_document()
+    call = decode_predict(delivery.payload, "", view, NO_OPTIONS, known)
+
+    assert known is not None
+    assert call.inputs["x"].tolist() == [given["data"]]
+
+
+def test_a_document_is_refused_in_the_words_that_its_text_is_refused_in():
+    view = make_view([tensor("x", shape=(1, 20_000))])
+    delivery = _delivery(_large([1] * 20_000))
+
+    with pytest.raises(DaemonError) as by_text:
+        decode_predict(delivery.payload, "", view)
+    known = read_envelope(delivery).take_document()
+    with pytest.raises(DaemonError) as by_document:
+        decode_predict(delivery.payload, "", view, NO_OPTIONS, known)
+
+    assert str(by_document.value) == str(by_text.value)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"properties": (("label", "x" * 2000),)},
+        {"payload": {"label": ""}},
+        {"properties": (("signature", "a"), ("signature", "b"), ("outputs", ""))},
+    ],
+)
+def test_an_option_that_is_refused_is_called_what_it_is_over_mqtt(wish):
+    with pytest.raises(Malformed, match=r"^option '"):
+        _wish(_delivery(**wish))
 
 
 def test_data_b64_is_the_body_with_its_own_hint():

@@ -1,5 +1,6 @@
 """What leaves, in which order, and what is settled when. The link here records what it is given."""
 
+import asyncio
 import json
 import time
 
@@ -166,6 +167,19 @@ async def test_a_loss_of_the_connection_sends_everything_in_flight_again_in_orde
     await bench.sent("b", "c", "d")
 
 
+async def test_results_submitted_after_a_loss_follow_those_that_were_in_flight(bench):
+    bench.sender.connected(1, NO_LIMITS)
+    bench.submit(*"ab")
+    bench.drop()
+    bench.submit(*"cd", is_late=True)
+    await eventually(lambda: bench.settled == ["a", "b", "c", "d"])
+    bench.forget()
+
+    bench.sender.connected(2, NO_LIMITS)
+
+    await bench.sent(*"abcd")
+
+
 async def test_many_results_leave_in_order_over_several_losses(bench):
     names = [f"{number:03}" for number in range(150)]
     bench.submit(*names)
@@ -194,19 +208,89 @@ async def test_a_result_whose_request_came_before_the_loss_goes_through_the_disk
     await bench.sent("late")
 
 
-async def test_results_that_nobody_heard_stay_and_are_sent_again_in_order(bench):
+async def test_of_a_topic_one_result_is_tried_until_it_is_heard_and_then_the_rest_follow(bench):
     bench.submit(*"abc", topic="answers/same")
     await eventually(lambda: len(bench.settled) == 3)
     bench.sender.connected(1, NO_LIMITS)
-    await bench.sent(*"abc")
-    bench.answer(UNHEARD, count=1)
-    bench.answer(TAKEN)  # somebody subscribed after the first: they would be out of order
-    bench.forget()
+    await bench.sent("a")
+    bench.answer(UNHEARD)
 
-    await bench.sent(*"abc")
+    await bench.sent("a", "a")
     bench.answer()
 
+    await bench.sent("a", "a", "b", "c")
+    bench.answer()
     await eventually(lambda: bench.waiting[-1] == 0)
+    assert await bench.sender.flush(5)
+
+
+async def test_a_topic_that_is_not_heard_holds_no_other_up(bench):
+    bench.submit(*"ab", topic="answers/nobody")
+    bench.submit(*"cde", topic="answers/somebody")
+    await eventually(lambda: len(bench.settled) == 5)
+    bench.sender.connected(1, NO_LIMITS)
+    await bench.sent("a")
+
+    bench.answer(UNHEARD)
+    await bench.sent("a", "c")
+    bench.answer()
+
+    await bench.sent("a", "c", "d", "e")
+
+
+async def test_fresh_results_go_past_one_that_waits_for_the_brokers_word(bench):
+    bench.submit(*"ab", topic="answers/same")
+    await eventually(lambda: len(bench.settled) == 2)
+    bench.sender.connected(1, NO_LIMITS)
+    await bench.sent("a")
+
+    bench.submit("fresh")
+
+    await bench.sent("a", "fresh")
+
+
+async def test_who_missed_one_in_the_middle_gets_all_from_there_on_in_order(bench):
+    bench.submit(*"abcd", topic="answers/same")
+    await eventually(lambda: len(bench.settled) == 4)
+    bench.sender.connected(1, NO_LIMITS)
+    await bench.sent("a")
+    bench.answer()
+    await bench.sent(*"abcd")
+
+    bench.answer(UNHEARD, count=1)  # b: gone, and back for c and d
+    bench.answer()
+    bench.forget()
+
+    await bench.sent("b")
+    bench.answer()
+    await bench.sent("b", "c", "d")
+
+
+async def test_a_result_that_is_refused_lets_the_next_of_its_topic_be_tried(bench):
+    bench.submit(*"abc", topic="answers/same")
+    await eventually(lambda: len(bench.settled) == 3)
+    bench.sender.connected(1, NO_LIMITS)
+    await bench.sent("a")
+
+    bench.answer(Receipt(ReceiptKind.REFUSED, "Not authorized"))
+    await bench.sent("a", "b")
+    bench.answer()
+
+    await bench.sent("a", "b", "c")
+
+
+async def test_late_results_of_a_topic_are_tried_one_at_a_time_again(bench):
+    bench.sender.connected(2, NO_LIMITS)
+    bench.submit(*"ab", topic="answers/same", is_late=True)
+    await bench.sent("a")
+    bench.answer()
+    await bench.sent("a", "b")
+    bench.answer()
+    await eventually(lambda: bench.waiting[-1] == 0)
+
+    bench.submit(*"cd", topic="answers/same", is_late=True)
+
+    await bench.sent("a", "b", "c")
 
 
 async def test_fresh_results_that_nobody_hears_are_done_with(bench):
@@ -360,6 +444,24 @@ async def test_a_stop_leaves_on_disk_what_was_not_acknowledged(tmp_path):
 
     await again.sent("a", "b")
     await again.sender.stop()
+
+
+async def test_a_stop_while_results_are_written_leaves_each_on_disk_once_and_in_order(tmp_path):
+    bench = Bench(tmp_path / "outbox.db")
+    await bench.sender.start()
+    bench.submit(*"abc")
+    while not bench.sender._is_spilling:  # noqa: ASYNC110 (turn by turn, lest it be missed)
+        await asyncio.sleep(0)
+    bench.submit(*"de", is_late=True)
+    await bench.sender.stop()
+
+    outbox = Outbox(tmp_path / "outbox.db", max_messages=1000, max_bytes=10**7)
+    outbox.open()
+    on_disk = [each.publication.payload for each in outbox.peek(after_row=0, limit=100)]
+    outbox.close()
+
+    assert on_disk == [b"a", b"b", b"c", b"d", b"e"]
+    assert bench.settled == ["a", "b", "c", "d", "e"]
 
 
 async def test_a_disk_that_refuses_leaves_results_in_memory_and_they_still_leave(tmp_path, caplog):
