@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from daemon.cli.bundlearguments import add_bundle
+from daemon.cli.repoarguments import add_repo
 from daemon.version import VERSION
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ _URL_HELP = (
 )
 _MOST_LISTED = 10000
 """As the daemon's `top_k` (daemon/config.py, which takes longer to import than a verb may)."""
+_MOST_INTERPRETERS, _MOST_ROWS = 64, 256
+"""As `placement.instances`, `placement.threads` and `batching.max_size` (daemon/modelfile.py)."""
+_MOST_VALUES = 8
+"""In a list of `bench`: eight instances by eight threads are two minutes and more."""
+_MOST_SECONDS = 600
+"""That one setting may be measured for."""
 _EPILOG = "exit codes: 0 done, 1 refused or failed, 2 usage, 69 daemon not reachable, 78 bad config"
 
 
@@ -149,13 +157,69 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
-def _add_doctor(parser: argparse.ArgumentParser) -> None:
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a model's name in the configuration, or the path of a .tflite file or of its folder",
+    )
+    parser.add_argument(
+        "--goal",
+        choices=("latency", "throughput"),
+        default="throughput",
+        help="what the best setting is best at; default: throughput",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="S",
+        default=2.0,
+        help="measure each setting for so long; default: 2",
+    )
+    parser.add_argument(
+        "--clients",
+        type=_clients,
+        metavar="N",
+        help="keep so many requests under way; default: for latency 1, for throughput as many as "
+        "keep every worker busy",
+    )
+    parser.add_argument(
+        "--instances",
+        type=_some_interpreters,
+        metavar="N,…",
+        default=(),
+        help="try only these numbers of instances",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_some_interpreters,
+        metavar="N,…",
+        default=(),
+        help="try only these numbers of threads",
+    )
+    parser.add_argument(
+        "--batch", type=_some_rows, metavar="N,…", default=(), help="try only these batch sizes"
+    )
+    parser.add_argument(
+        "--apply",
+        action="store_true",
+        help="write the best setting into the model's model.toml, and tell the daemon",
+    )
+    _add_config(parser)
+    _add_json(parser)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         type=Path,
         metavar="F",
         help="the daemon's configuration; default: /etc/inferd/inferd.toml",
     )
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
     _add_json(parser)
 
 
@@ -173,11 +237,45 @@ def _whole_number(text: str, expected: str, most: float) -> int:
     return int(text)
 
 
-def _score(text: str) -> float:
+def _clients(text: str) -> int:
+    return _whole_number(text, "a whole number from 1 on", math.inf)
+
+
+def _some_interpreters(text: str) -> tuple[int, ...]:
+    return _whole_numbers(text, _MOST_INTERPRETERS)
+
+
+def _some_rows(text: str) -> tuple[int, ...]:
+    return _whole_numbers(text, _MOST_ROWS)
+
+
+def _whole_numbers(text: str, most: int) -> tuple[int, ...]:
+    words = text.split(",")
+    expected = f"at most {_MOST_VALUES} whole numbers from 1 to {most}, as in 1,2,4"
+    if len(words) > _MOST_VALUES:
+        raise argparse.ArgumentTypeError(f"'{text}': expected {expected}")
+    return tuple(_whole_number(word.strip(), expected, most) for word in words)
+
+
+def _seconds(text: str) -> float:
+    seconds = _number(text)
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"'{text}': expected a number of seconds above 0 up to {_MOST_SECONDS}"
+        )
+    return seconds
+
+
+def _number(text: str) -> float:
+    """NaN for what is none."""
     try:
-        score = float(text)
+        return float(text)
     except ValueError:
-        score = math.nan
+        return math.nan
+
+
+def _score(text: str) -> float:
+    score = _number(text)
     if not math.isfinite(score):
         raise argparse.ArgumentTypeError(f"'{text}': expected a number")
     return score
@@ -195,6 +293,21 @@ VERBS = {
     "models": Verb("daemon.cli.reading:models", "list the models and what runs them", _add_json),
     "devices": Verb("daemon.cli.reading:devices", "list the devices models can run on", _add_json),
     "predict": Verb("daemon.cli.predict:predict", "ask a model about a file", _add_predict),
+    "bench": Verb(
+        "daemon.cli.bench:bench", "measure how a model is best run on this machine", _add_bench
+    ),
+    "bundle": Verb(
+        "daemon.cli.bundle:inspect",  # each action names its own
+        "make, look into and try bundles, the files that updates consist of",
+        add_bundle,
+        talks=False,
+    ),
+    "repo": Verb(
+        "daemon.cli.repo:repo",
+        "publish signed updates: make a repository, sign, assign, export",
+        add_repo,
+        talks=False,
+    ),
     "doctor": Verb(
         "daemon.cli.doctor:doctor", "look for what is wrong and say what to do", _add_doctor
     ),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from typing import get_args
 
 import pytest
 
 from daemon.cli.arguments import VERBS, parse
 from daemon.config import DefaultsTable
+from daemon.tables import keys_of
 
 
 def test_a_near_miss_gets_the_nearest_verb_suggested(capsys):
@@ -72,9 +74,8 @@ def test_a_value_that_no_daemon_would_take_is_a_usage_error(option, capsys):
 
 
 def test_as_many_may_be_listed_as_the_daemon_takes():
-    (most,) = [
-        fact.le for fact in DefaultsTable.model_fields["top_k"].metadata if hasattr(fact, "le")
-    ]
+    (bounds,) = get_args(keys_of(DefaultsTable)["top_k"].type)[1:]
+    most = bounds.le
 
     assert parse(["predict", "m", "f", "--top-k", str(most)]).top_k == most
     with pytest.raises(SystemExit):

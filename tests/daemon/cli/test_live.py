@@ -239,7 +239,7 @@ def test_a_taken_port_is_a_failure_in_one_line(served, demo_model):
 
 def test_reading_verbs_start_without_the_server_libraries():
     """They would take longer to import than a request takes."""
-    heavy = "{'aiohttp', 'numpy', 'orjson', 'paho', 'pydantic', 'uvloop'}"
+    heavy = "{'aiohttp', 'msgspec', 'numpy', 'orjson', 'paho', 'uvloop'}"
     program = (
         "import sys; from daemon.cli.main import main; code = main(['models', '--url', 'unix:/n']);"
         f"print(code, {heavy} & set(sys.modules))"
