@@ -19,7 +19,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from daemon.rest.answers import json_response
 from daemon.rest.express import CommonHeaders, KnownHeads
@@ -41,6 +41,8 @@ _MAX_EXPLAINED = 32
 """Refused connections that may stay for a moment; enough for people, nothing for an attacker."""
 _EXPLAIN_S = 0.5
 _MAX_ERROR_CHARACTERS = 300
+_MANY_PIECES, _LARGE_PIECE_BYTES = 16, 64 * 1024
+"""Of what arrives while an answer is due; then no more is read until it is sent."""
 
 
 class Connections:
@@ -208,7 +210,8 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
 
     def _refuse(self, transport: asyncio.BaseTransport) -> None:
-        self.force_close()  # so that what arrives now is dropped
+        self.force_close()  # so that aiohttp drops what arrives now, and it alone is asked
+        self._is_between = False
         if not self._connections.may_explain(self):
             transport.close()
             return
@@ -225,6 +228,9 @@ class Connection(web.RequestHandler):
         if self._errand is not None:
             self._errand.abandon()
             self._errand = None
+        if self._arriving is not None:
+            self._arriving.plan.abandon()
+            self._arriving = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -262,6 +268,7 @@ class Connection(web.RequestHandler):
             return False
         self._arriving = _Arriving(plan, start, bytearray(size), len(data))
         self._arriving.data[: len(data)] = data
+        self.is_busy = True
         self._head_since = self._loop.time()
         return True
 
@@ -279,7 +286,7 @@ class Connection(web.RequestHandler):
                 self._feed(bytes(arriving.data))
 
     def _give_to_aiohttp(self, arriving: _Arriving) -> None:
-        self._arriving = None
+        self._arriving = self._head_since = None
         self._feed(bytes(arriving.data[: arriving.have_bytes]))
 
     def _run_errand(self, plan: Plan, data: bytes | bytearray, start: int) -> bool:
@@ -304,25 +311,32 @@ class Connection(web.RequestHandler):
         if self.is_draining:
             self.force_close()
         elif self._held_back:
-            data = b"".join(self._held_back)
-            self._held_back.clear()
             transport.resume_reading()
-            self.data_received(data)
+            pieces, self._held_back = self._held_back, []
+            for data in pieces:
+                self.data_received(data)
 
     def _hold_back(self, data: bytes) -> None:
-        """What arrives while an answer is due waits for it; no more is read then."""
+        """What arrives while an answer is due waits for it.
+
+        Little of it does not stop the reading: else nobody would notice that the client leaves.
+        """
         self._held_back.append(data)
-        if self.transport is not None:
+        is_much = len(data) >= _LARGE_PIECE_BYTES or len(self._held_back) >= _MANY_PIECES
+        if is_much and self.transport is not None:
             self.transport.pause_reading()
 
     def learn(self, request: web.BaseRequest, plan: Plan) -> None:
         """Let requests with this one's head take the express lane, if it lies before us whole.
 
-        To be called before it is answered.
+        To be called before it is answered. Not for heads that ask for another kind of answer:
+        HTTP/1.0's, one before the body, the connection's last.
         """
+        if request.version != HttpVersion11 or not request.keep_alive or _is_special(request):
+            return
         end = self._first.find(b"\r\n\r\n") + 4
         body_bytes = request.content_length
-        if body_bytes is not None and self._fed_bytes == end + body_bytes and request.keep_alive:
+        if body_bytes is not None and self._fed_bytes == end + body_bytes:
             self._connections.heads.learn(self._first[:end], plan, body_bytes)
 
     def pause_writing(self) -> None:
@@ -377,7 +391,7 @@ class Connection(web.RequestHandler):
             self.release()
             self.is_busy = False
             self._answer_since = None
-            self._is_between = self._had_just(request)
+            self._is_between = self._had_just(request) and bool(resp.keep_alive)
             if self._head_since is None:
                 self._become_idle()
             if self.is_draining:

@@ -58,6 +58,9 @@ class Plan(Protocol):
             None where rule 2 holds; nothing has happened then.
         """
 
+    def abandon(self) -> None:
+        """The client has left before its body was whole."""
+
 
 class KnownHeads:
     """The heads that are known, each with its plan and the length of the body that follows."""
@@ -68,9 +71,9 @@ class KnownHeads:
 
     def learn(self, head: bytes, plan: Plan, body_bytes: int) -> None:
         """Know one more; the one known for longest gives way when there are too many."""
-        if len(head) > _MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES:
+        if len(head) > _MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES or head in self._plans:
             return
-        if len(self._plans) >= _MAX_HEADS and head not in self._plans:
+        if len(self._plans) >= _MAX_HEADS:
             del self._plans[next(iter(self._plans))]
         self._plans[head] = plan, body_bytes
 

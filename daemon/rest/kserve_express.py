@@ -17,8 +17,9 @@ import numpy as np
 from accelerators.base import DataType
 from daemon.codec.kserve import HEADER_LENGTH, decode_infer
 from daemon.codec.kserve_answers import encode_infer
+from daemon.codec.validate import check_inputs
 from daemon.dispatch import Job, sharing_key
-from daemon.errors import DaemonError, PredictionFailed
+from daemon.errors import DaemonError, ModelUnavailable, NotFound, PredictionFailed
 from daemon.metrics import Outcome, outcome_of
 from daemon.rest.express import MAX_ANSWER_BYTES, head_of
 from daemon.rest.kserve_errors import kserve_error
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
-_MAX_CALLS = 32
-"""Different JSON under one head: the shapes that one client sends."""
+_MAX_CALLS = 4
+"""Different JSON under one head, which fixes its length and that of the tensors: what one client
+sends differs in its `id` at most. With all heads known this is 15 MB at the very most."""
 MAX_JSON_BYTES = 4096
 
 
@@ -69,10 +71,12 @@ class _Call:
 
     def __init__(self, decoded: InferCall, target: Target, timeout_s: float) -> None:
         self.target = target
-        self.decoded = replace(decoded, inputs={})  # else the first request's body would stay
+        # What is kept must not grow with what a client sends: its tensors, its parameters.
+        self.decoded = replace(decoded, inputs={}, parameters={})
         self.timeout_s = min(timeout_s, decoded.timeout_us / 1e6 or math.inf)
         signature, inputs = decoded.signature, _arrays(decoded)
         max_batch = target.report.max_batch if signature is target.default_signature else 1
+        check_inputs(signature, max_batch, inputs)
         rows = count_rows(signature, max_batch, inputs)
         self.rows = max(1, rows)
         self.key = sharing_key(inputs) if 0 < rows < max_batch else None
@@ -146,7 +150,8 @@ class InferPlan:
         self._version = version
         self._json_bytes = json_bytes
         self._timeout_s = timeout_s
-        self._calls: dict[bytes, _Call] = {}
+        self._target: Target | None = None
+        self._calls: dict[bytes, _Call | None] = {}  # of that target; None: the ordinary way's
 
     def begin(self, data: bytes | bytearray, start: int, connection: Reply) -> _Errand | None:
         """See `daemon.rest.express.Plan`."""
@@ -158,30 +163,49 @@ class InferPlan:
             call = self._call(data, start, target)
             if call is None:
                 return None
+            inputs = call.inputs(data, start + self._json_bytes)
             deadline = arrived + call.timeout_s
             target.gate.enter(now=arrived, deadline=deadline)
+        except (NotFound, ModelUnavailable):
+            self._serve(None)
+            return None
         except DaemonError:
             return None
-        inputs = call.inputs(data, start + self._json_bytes)
         errand = _Errand(call, inputs, deadline, lease, context, connection, arrived)
         lease.hold()
         target.dispatcher.submit(errand)
         return errand
 
+    def abandon(self) -> None:
+        """See `daemon.rest.express.Plan`; counted as the ordinary way does, which knows no more."""
+        self._context.metrics.request("", 0, Protocol.KSERVE, Outcome.CANCELLED, 0.0)
+
     def _call(self, data: bytes | bytearray, start: int, target: Target) -> _Call | None:
+        if target is not self._target:
+            self._serve(target)
         json = bytes(data[start : start + self._json_bytes])
-        call = self._calls.get(json)
-        if call is not None and call.target is target:
-            return call
-        decoded = decode_infer(bytes(data[start:]), self._json_bytes, target)
-        if not is_express(decoded, len(data) - start - self._json_bytes):
-            return None
+        try:
+            return self._calls[json]
+        except KeyError:
+            call = self._read(bytes(data[start:]), target)
         if len(self._calls) >= _MAX_CALLS:
             self._calls.clear()
-        call = self._calls[json] = _Call(
-            decoded, target, target.timeout_s if self._timeout_s is None else self._timeout_s
-        )
+        self._calls[json] = call
         return call
+
+    def _serve(self, target: Target | None) -> None:
+        """Another version answers now, or none does: let go of the old one."""
+        self._calls.clear()
+        self._target = target
+
+    def _read(self, body: bytes, target: Target) -> _Call | None:
+        if _takes_text(target):  # which would take its time here
+            return None
+        decoded = decode_infer(body, self._json_bytes, target)
+        if not is_express(decoded, len(body) - self._json_bytes):
+            return None
+        timeout_s = target.timeout_s if self._timeout_s is None else self._timeout_s
+        return _Call(decoded, target, timeout_s)
 
 
 class _Errand(Job):
@@ -213,8 +237,7 @@ class _Errand(Job):
         try:
             head, body = self._call.encode(answer)
         except Exception as exc:  # noqa: BLE001 (who takes an answer from the queue must not raise)
-            _log.exception("answer could not be written model=%s", self._call.target.model)
-            self.failed(PredictionFailed(f"its answer cannot be written: {type(exc).__name__}"))
+            self.failed(exc)
             return
         total_s = time.monotonic() - self._arrived
         self._context.service.record(
@@ -230,9 +253,13 @@ class _Errand(Job):
     def failed(self, error: Exception) -> None:
         """Send the error."""
         self._count_failure(outcome_of(error))
-        response = kserve_error(
-            error if isinstance(error, DaemonError) else PredictionFailed("internal error")
-        )
+        if not isinstance(error, DaemonError):
+            target = self._call.target
+            _log.error(
+                "request failed in a way nobody foresaw model=%s", target.model, exc_info=error
+            )
+            error = PredictionFailed("internal error; the log says more")
+        response = kserve_error(error)
         body = response.body
         assert isinstance(body, bytes)  # noqa: S101 (errors are JSON, made whole)
         self._connection.reply(head_of(response, len(body)), body)
@@ -257,7 +284,10 @@ class _Errand(Job):
 
 
 def is_express(decoded: InferCall, tail_bytes: int) -> bool:
-    """Whether the inputs are all numbers behind the JSON, and the answer is few numbers."""
+    """Whether the inputs are all numbers behind the JSON, and the answer is few numbers.
+
+    It depends on nothing but the JSON and the lengths.
+    """
     if isinstance(decoded.inputs, Media | MediaBatch) or "inferd_details" in decoded.parameters:
         return False
     arrays = decoded.inputs.values()
@@ -265,21 +295,33 @@ def is_express(decoded: InferCall, tail_bytes: int) -> bool:
         array.dtype.kind in "bO" for array in arrays
     ):
         return False
-    if any(
+    if not decoded.outputs or any(
         not wish.binary or wish.classes or wish.spec.datatype is DataType.BYTES
         for wish in decoded.outputs
     ):
         return False
     rows = max([array.shape[0] for array in arrays if array.ndim], default=1)
-    answer_bytes = sum(_answer_bytes(wish.spec, rows) for wish in decoded.outputs)
+    has_free_rows = any(spec.shape[:1] == (-1,) for spec in decoded.signature.inputs)
+    free_rows = rows if has_free_rows else math.inf  # else the model alone knows how many
+    answer_bytes = sum(_answer_bytes(wish.spec, rows, free_rows) for wish in decoded.outputs)
     return answer_bytes <= MAX_ANSWER_BYTES
 
 
-def _answer_bytes(spec: TensorSpec, rows: int) -> float:
+def _answer_bytes(spec: TensorSpec, rows: int, free_rows: float) -> float:
     """At most so many bytes for so many rows; infinity where the shape does not say it."""
     if -1 in spec.shape[1:]:
         return math.inf
-    return math.prod(spec.shape[1:]) * rows * max(1, *spec.shape[:1]) * spec.datatype.itemsize
+    first = spec.shape[0] if spec.shape else 1
+    count = free_rows if first == -1 else rows * first
+    return math.prod(spec.shape[1:]) * count * spec.datatype.itemsize
+
+
+def _takes_text(target: Target) -> bool:
+    return any(
+        spec.datatype is DataType.BYTES
+        for signature in target.signatures.values()
+        for spec in signature.inputs
+    )
 
 
 def _arrays(decoded: InferCall) -> dict[str, Array]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-_BOTH = ("test_rest_limits", "test_rest_server")
+_BOTH = ("test_rest_express", "test_rest_limits", "test_rest_server")
 
 
 def pytest_asyncio_loop_factories(
