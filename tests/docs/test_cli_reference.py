@@ -20,11 +20,21 @@ EVERYWHERE = {"-h", "--help", "--url", "--version"}
 
 
 def options_of(verb: str) -> set[str]:
-    """The options that a verb takes."""
-    actions = build_parser()._subparsers._group_actions
-    chosen = next(each for each in actions if isinstance(each, argparse._SubParsersAction))
-    parser = chosen.choices[verb]
-    return {option for action in parser._actions for option in action.option_strings} - EVERYWHERE
+    """The options that a verb takes, and its actions if it has any."""
+    return options_below(choices_of(build_parser())[verb]) - EVERYWHERE
+
+
+def options_below(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a parser and of its sub-parsers."""
+    own = {option for action in parser._actions for option in action.option_strings}
+    return own.union(*map(options_below, choices_of(parser).values()))
+
+
+def choices_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Its sub-parsers by name."""
+    kind = argparse._SubParsersAction
+    found = [action.choices for action in parser._actions if isinstance(action, kind)]
+    return found[0] if found else {}
 
 
 def test_every_verb_has_a_section_and_no_section_lacks_a_verb():
@@ -40,6 +50,12 @@ def test_every_option_is_explained_under_its_verb(verb):
     }
 
     assert documented == options_of(verb)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_action_of_a_verb_is_explained_under_it(verb):
+    for action in choices_of(choices_of(build_parser())[verb]):
+        assert f"`{verb} {action} " in SECTIONS[verb]
 
 
 @pytest.mark.parametrize("option", sorted(EVERYWHERE - {"-h"}))

@@ -28,8 +28,8 @@ def test_every_endpoint_that_the_api_describes_is_documented_and_no_other(served
         for method in item
         if method in ("get", "post", "put", "delete")
     }
-    rows = re.findall(r"^\| `(?:GET|POST).*$", DOCUMENT, re.MULTILINE)
-    documented = {pair for row in rows for pair in re.findall(r"`(GET|POST) ([^`]+)`", row)}
+    rows = re.findall(r"^\| `(?:GET|POST|PUT).*$", DOCUMENT, re.MULTILINE)
+    documented = {pair for row in rows for pair in re.findall(r"`(GET|POST|PUT) ([^`]+)`", row)}
 
     assert documented == described
 

@@ -1,0 +1,1 @@
+"""Installs signed bundles. Works when the daemon does not."""
