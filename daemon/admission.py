@@ -26,8 +26,10 @@ _SMOOTHING = 0.1
 _MAX_RETRY_AFTER_S = 60
 """Longer than any queue should be; shorter than a client's patience with a wrong estimate."""
 
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Rows per shared invocation. Few sizes, since the runtime plans its memory anew for each."""
+
+_WORTH_SPREADING_S = 100e-6
+"""One call more costs the daemon and the worker about 25 us together; shorter calls are not worth
+it."""
 
 
 class Stage:
@@ -111,22 +113,28 @@ class Gate:
         return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self.expected_wait_s)))
 
 
-def choose_batch(rows: Sequence[int], max_rows: int) -> int:
+def choose_batch(rows: Sequence[int], max_rows: int, *, free_slots: int, usual_s: float) -> int:
     """How many of the waiting requests, from the front, share the next invocation.
+
+    Where invocations are worth it, the requests are spread over the calls that workers would take
+    now. So every worker has something to do; and a single one has a second call to go on with while
+    the answers of its first are sent.
 
     Args:
         rows: rows of each waiting request that fits with the first, in order, at least one.
         max_rows: proven rows per invocation.
+        free_slots: calls that workers would take now, at least 1.
+        usual_s: how long an invocation has taken lately, seconds.
 
     Returns:
-        At least 1. The total is one of `BATCH_SIZES`, except for a single request with more rows.
+        At least 1. Their rows are at most `max_rows`, except for a single request with more.
     """
-    best = 1
-    total = 0
-    for count, more in enumerate(rows, start=1):
+    slots = free_slots if usual_s >= _WORTH_SPREADING_S else 1
+    share = min(max_rows, math.ceil(sum(rows) / slots))
+    taken, total = 1, rows[0]
+    for more in rows[1:]:
         total += more
-        if total > max_rows:
+        if total > share:
             break
-        if total in BATCH_SIZES:
-            best = count
-    return best
+        taken += 1
+    return taken

@@ -199,8 +199,10 @@ class Dispatcher:
         max_rows: int,
         max_delay_s: float,
         retry: bool,
+        usual_s: Callable[[], float],
         patience_s: Callable[[], float],
         on_batch: Callable[[int, CallResult], None],
+        on_fault: Callable[[], None],
     ) -> None:
         """Store only.
 
@@ -209,15 +211,19 @@ class Dispatcher:
             max_rows: rows of a shared invocation; 1 for none.
             max_delay_s: how long the first waiting request may wait for others, seconds.
             retry: whether rule 2 may try again: False for models that keep state.
+            usual_s: how long invocations have taken lately; asked each time.
             patience_s: how long an invocation that nobody waits for may run; asked each time.
             on_batch: told of every invocation's rows and result.
+            on_fault: told of every request that the model or its worker failed.
         """
         self._pool = pool
         self._max_rows = max_rows
         self._max_delay_s = max_delay_s
         self._retry = retry
+        self._usual_s = usual_s
         self._patience_s = patience_s
         self._on_batch = on_batch
+        self._on_fault = on_fault
         # In order of arrival; a dictionary, so that one whose client left is taken out at once.
         self._queue: OrderedDict[Job, None] = OrderedDict()
         self._running: set[_Invocation] = set()
@@ -314,14 +320,18 @@ class Dispatcher:
 
     def _company(self, head: Job) -> list[Job]:
         company: list[Job] = []
-        rows = 0
         for job in self._queue:
-            if len(company) == _MAX_LOOKAHEAD or rows >= self._max_rows:
+            if len(company) == _MAX_LOOKAHEAD:
                 break
             if job.key == head.key and not job.alone:
                 company.append(job)
-                rows += job.rows
-        return company[: choose_batch([job.rows for job in company], self._max_rows)]
+        count = choose_batch(
+            [job.rows for job in company],
+            self._max_rows,
+            free_slots=self._pool.free_slots,
+            usual_s=self._usual_s(),
+        )
+        return company[:count]
 
     def _send(self, jobs: list[Job]) -> None:
         invocation = _Invocation(self, jobs)
@@ -368,6 +378,7 @@ class Dispatcher:
                 job.alone = True
                 again.append(job)
             else:
+                self._on_fault()
                 _fail(job, _final_error(error))
         for job in reversed(again):
             self._queue[job] = None

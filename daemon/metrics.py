@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from daemon.tensors import Protocol
+    from daemon.updates import UpdateReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -162,12 +163,30 @@ _MQTT_OUTBOX = _Family(
     "inferd_mqtt_outbox_messages",
     "Results that wait on disk for the MQTT broker. Absent while MQTT is off.",
 )
+_UPDATE_STATE = _Family(
+    GaugeMetricFamily,
+    "inferd_update_state",
+    "1 for the state that a model's update is in. Absent while there is no updater.",
+    ("model", "state"),
+)
+_UPDATES = _Family(
+    CounterMetricFamily,
+    "inferd_updates_total",
+    "Updates that have ended, by how. Absent while there is no updater.",
+    ("model", "outcome"),
+)
+_TRUST_EXPIRY = _Family(
+    GaugeMetricFamily,
+    "inferd_trust_expiry_timestamp_seconds",
+    "When the trusted metadata of a role expires. Absent while there is no updater.",
+    ("role",),
+)
 _FAMILIES = (
     *(_BUILD_INFO, _REQUESTS, _DURATIONS, _STAGE_DURATIONS, _QUEUE_DEPTH, _REJECTIONS),
     *(_BATCH_SIZE, _RESTARTS, _MODEL_INFO, _MODEL_MEMORY, _DEVICE_UP),
-    *(_MQTT_CONNECTED, _MQTT_OUTBOX),
+    *(_MQTT_CONNECTED, _MQTT_OUTBOX, _UPDATE_STATE, _UPDATES, _TRUST_EXPIRY),
 )
-_OFF_UNTIL_USED = frozenset({_MQTT_CONNECTED, _MQTT_OUTBOX})
+_OFF_UNTIL_USED = frozenset({_MQTT_CONNECTED, _MQTT_OUTBOX, _UPDATE_STATE, _UPDATES, _TRUST_EXPIRY})
 
 
 class _Number:
@@ -243,6 +262,7 @@ class Metrics(Collector):
         self._nobody = _ModelSeries()
         self._numbers: dict[tuple[_Family, tuple[str, ...]], _Number] = {}
         self._number(_BUILD_INFO, VERSION).value = 1
+        self._updates: UpdateReport | None = None
         registry.register(self)
 
     def request(
@@ -377,6 +397,10 @@ class Metrics(Collector):
         """Say how many results wait on disk for the broker. Never called while MQTT is off."""
         self._number(_MQTT_OUTBOX).value = messages
 
+    def updates(self, report: UpdateReport) -> None:
+        """Repeat what the updater says of itself. Never called while there is none."""
+        self._updates = report
+
     def render(self) -> tuple[bytes, str]:
         """The exposition for one scrape, and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE
@@ -393,6 +417,8 @@ class Metrics(Collector):
         }
         for (family, labels), number in self._numbers.items():
             found[family].add_metric(labels, number.value)
+        if self._updates is not None:
+            _collect_updates(found, self._updates)
         for model, series in (("", self._nobody), *self._models.items()):
             _collect_model(found, model, series)
         return [
@@ -406,6 +432,15 @@ class Metrics(Collector):
 
     def _number(self, family: _Family, *labels: str) -> _Number:
         return self._numbers.setdefault((family, labels), _Number())
+
+
+def _collect_updates(found: Mapping[_Family, Any], report: UpdateReport) -> None:
+    for update in report.models:
+        found[_UPDATE_STATE].add_metric((update.model, update.state), 1)
+    for count in report.counts:
+        found[_UPDATES].add_metric((count.model, count.outcome), count.count)
+    for role, expires_at in report.expires.items():
+        found[_TRUST_EXPIRY].add_metric((role,), expires_at)
 
 
 def _collect_model(found: Mapping[_Family, Any], model: str, series: _ModelSeries) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from daemon.models.registry import ModelRegistry
     from daemon.models.served import ServedVersion, Target
     from daemon.models.status import ModelStatus, Readiness, VersionStatistics
+    from daemon.models.traffic import TrafficReport
     from daemon.pipeline.images import Placement
     from daemon.pipeline.profiles import ModelProfile
     from daemon.tensors import PredictRequest
@@ -195,6 +196,23 @@ class InferenceService:
             ModelUnavailable: it was tried and refused, with the reason.
         """
         await self._registry.load(name)
+
+    async def activate(self, name: str) -> None:
+        """Serve what the disk holds for a name now, known or not; returns when that is settled.
+
+        Raises:
+            ModelNotFound: there is nothing of that name.
+            ModelUnavailable: no version of it answers.
+        """
+        await self._registry.activate(name)
+
+    def traffic(self, name: str, version: int | None = None) -> TrafficReport:
+        """How a version that answers has done with real requests; the newest when not said.
+
+        Raises:
+            ModelNotFound, VersionNotFound, ModelUnavailable: it is not known or does not answer.
+        """
+        return self._registry.traffic(name, version)
 
     async def unload(self, name: str) -> None:
         """Drain and stop every version of a model until `load` or a restart wants it again.

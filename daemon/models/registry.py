@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from accelerators.forkserver import ForkServer
     from daemon.config import Config
     from daemon.metrics import Metrics
+    from daemon.models.traffic import TrafficReport
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
@@ -247,6 +248,24 @@ class ModelRegistry:
         if served is None:
             raise VersionNotFound(name, version)
         return served.counters.snapshot()
+
+    def traffic(self, name: str, version: int | None) -> TrafficReport:
+        """How a version that answers has done with real requests; the newest when not said.
+
+        Raises:
+            ModelNotFound, VersionNotFound, ModelUnavailable: it is not known or does not answer.
+        """
+        return self.find(name, version, None).traffic_report
+
+    async def activate(self, name: str) -> None:
+        """Serve what the disk holds for a name now, known or not; returns when that is settled.
+
+        Raises:
+            ModelNotFound: there is nothing of that name.
+            ModelUnavailable: no version of it answers.
+        """
+        await self.refresh(trust_first_sight=True)
+        await self.load(name)
 
     async def load(self, name: str) -> None:
         """Want a known model again, try what was refused again; returns when that is settled.

@@ -10,13 +10,16 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from accelerators.calls import DeathReason
 from accelerators.errors import ModelRefused, WorkerUnavailable
 from accelerators.supervisor import WorkerEvent, WorkerPool
-from daemon.admission import BATCH_SIZES, Gate
+from daemon.admission import Gate
 from daemon.dispatch import Dispatcher
 from daemon.errors import WorkerCrashed
 from daemon.models.status import Tally, VersionState, VersionStatistics, VersionStatus
+from daemon.models.traffic import Traffic
 from daemon.pipeline.libraries import load_libraries
 from daemon.pipeline.profiles import ModelProfile, build_profile
 
@@ -28,12 +31,19 @@ if TYPE_CHECKING:
     from daemon.metrics import Metrics
     from daemon.models.settings import Settings
     from daemon.models.store import FoundVersion
+    from daemon.models.traffic import TrafficReport
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
 _LEAST_PATIENCE_S = 1.0
 _PATIENCE_FACTOR = 10
 """Ten times the usual time is no longer noise; below a second nothing is worth a new worker."""
+
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Under which an invocation is counted: not each number of rows, since clients may send any."""
+
+_DEATHS = frozenset({DeathReason.CRASH, DeathReason.TIMEOUT, DeathReason.MEMORY})
+"""Ends that speak against the model."""
 
 _RETRY_S = 5.0
 """Between tries to load a model for which no worker was to be had."""
@@ -105,7 +115,7 @@ class Counters:
     def add_execution(self, rows: int, result: CallResult) -> None:
         """Count one invocation."""
         self.executions += 1
-        size = BATCH_SIZES[bisect_right(BATCH_SIZES, rows) - 1]  # clients may send any number
+        size = _BATCH_SIZES[bisect_right(_BATCH_SIZES, rows) - 1]
         batch = self.batches.setdefault(size, [0, 0, 0, 0])
         batch[0] += 1
         batch[2] += int(result.invoke_s * 1e9)
@@ -185,6 +195,7 @@ class ServedVersion:
         self.found = found
         self.settings = settings
         self.counters = Counters()
+        self.traffic = Traffic()
         self.state = VersionState.LOADING
         self.target: Target | None = None
         self._reason = ""
@@ -266,8 +277,10 @@ class ServedVersion:
             max_rows=report.max_batch,
             max_delay_s=self.settings.max_delay_s,
             retry=not report.stateful,
+            usual_s=lambda: gate.invoking.mean_s,
             patience_s=lambda: _patience_s(report, gate),
             on_batch=self._on_batch,
+            on_fault=self._on_fault,
         )
         return Target(
             model=self.model,
@@ -308,6 +321,12 @@ class ServedVersion:
             report=self._pool.report if target else None,
             profile=target.profile if target else None,
         )
+
+    @property
+    def traffic_report(self) -> TrafficReport:
+        """How it has done with real requests."""
+        folder = self.found.folder
+        return self.traffic.report(self.model, self.version, folder.name if folder else "")
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -372,8 +391,15 @@ class ServedVersion:
     def _on_batch(self, rows: int, result: CallResult) -> None:
         self.counters.add_execution(rows, result)
         self._metrics.batch(self.model, rows)
+        is_finite = all(
+            array.dtype.kind != "f" or np.isfinite(array).all() for array in result.outputs.values()
+        )
+        self.traffic.invoked(rows, result.invoke_s, is_finite=is_finite)
         if self.target is not None:
             self.target.gate.invoking.observe(result.finished_at - result.started_at)
+
+    def _on_fault(self) -> None:
+        self.traffic.faults += 1
 
     def _on_worker_event(self, event: WorkerEvent) -> None:
         _log.warning(
@@ -386,6 +412,8 @@ class ServedVersion:
             event.retry_in_s,
         )
         self._metrics.worker_restart(self.model, event.reason.value)
+        if event.reason in _DEATHS:
+            self.traffic.worker_deaths += 1
         soon = event.reason is not DeathReason.START and event.retry_in_s <= _RESTART_S
         if soon or self._pool.alive:
             return

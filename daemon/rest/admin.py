@@ -9,7 +9,6 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from daemon.codec.catalog import describe_model, describe_models
-from daemon.errors import Unsupported
 from daemon.rest.answers import json_response
 
 if TYPE_CHECKING:
@@ -46,21 +45,12 @@ def add_routes(routes: Routes, context: RestContext) -> None:
         await service.unload(name)
         return json_response(describe_model(service.model(name)))
 
-    async def rollback(request: web.Request) -> web.StreamResponse:
-        service.model(request.match_info["model"])
-        raise Unsupported("rollback needs the updater, which this version does not have")
-
-    async def refresh(_request: web.Request) -> web.StreamResponse:
-        raise Unsupported("looking for updates needs the updater, which this version does not have")
-
     routes.get("/api/models", models)
     routes.get("/api/models/{model}", model)
     routes.get("/api/status", status)
     routes.get("/api/devices", devices)
     routes.post("/api/models/{model}/load", load)
     routes.post("/api/models/{model}/unload", unload)
-    routes.post("/api/models/{model}/rollback", rollback)
-    routes.post("/api/updates/refresh", refresh)
 
 
 def _describe_status(context: RestContext) -> dict[str, object]:
@@ -76,6 +66,7 @@ def _describe_status(context: RestContext) -> dict[str, object]:
         "reasons": dict(readiness.reasons),
         "models": len(models),
         "versions": dict(states),
+        "updates": context.updates.document(),
         **context.status(),
     }
 

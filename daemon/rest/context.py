@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from daemon.documents import DocumentThread
+from daemon.updates import UpdateBoard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from daemon.config import HttpTable
     from daemon.metrics import Metrics
+    from daemon.probe import Prober
     from daemon.service import InferenceService
 
 _MIB = 1024 * 1024
@@ -61,6 +64,10 @@ class RestContext:
         device_id: names this appliance.
         started_at: monotonic seconds.
         documents: the thread that reads and writes large documents.
+        updates: what the updater has said.
+        prober: tries releases for the updater.
+        store_dir: where releases lie that it may try.
+        updater_socket: where it listens.
         status: further facts for `/api/status`, e.g. {"mqtt": {...}}.
         max_body_bytes: a larger body is refused, however it is sent.
         bodies: the memory that large bodies and answers may take together.
@@ -72,6 +79,10 @@ class RestContext:
     version: str
     device_id: str
     documents: DocumentThread = field(default_factory=DocumentThread)
+    updates: UpdateBoard = field(default_factory=UpdateBoard)
+    prober: Prober | None = None
+    store_dir: Path | None = None
+    updater_socket: Path | None = None
     status: Callable[[], Mapping[str, object]] = _nothing
     started_at: float = field(default_factory=time.monotonic)
     max_body_bytes: int = field(init=False)

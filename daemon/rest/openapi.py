@@ -30,6 +30,7 @@ _STRING: Document = {"type": "string"}
 _BOOLEAN: Document = {"type": "boolean"}
 _NUMBER: Document = {"type": "number"}
 _COUNT: Document = {"type": "integer", "minimum": 0}
+_WISH: Document = {"202": {"description": "The updater has taken the wish down."}}
 
 
 def add_routes(routes: Routes, context: RestContext) -> None:
@@ -168,19 +169,57 @@ def _model_paths() -> Document:
         "/api/models/{model}/rollback": {
             "post": _operation(
                 "rollbackModel",
-                "Go back to the version before (not offered by this version).",
+                "Ask the updater to go back to the release before.",
                 None,
-                _errors(404, 501),
+                _WISH | _errors(404, 501, 503),
                 tag="administration",
                 parameters=model,
+            )
+        },
+        "/api/models/{model}/traffic": {
+            "get": _operation(
+                "getTraffic",
+                "How the newest version has done with real requests.",
+                "Traffic",
+                _errors(404, 503),
+                tag="models",
+                parameters=model,
+            )
+        },
+        "/api/updates": {
+            "get": _operation("getUpdates", "What the updater is at.", "Updates"),
+            "put": _operation(
+                "tellUpdates",
+                "The updater tells what it is at; over the unix socket only.",
+                "Updates",
+                _errors(400, 403, 408, 413, 415),
+                tag="updater",
+            ),
+        },
+        "/api/updates/probe": {
+            "post": _operation(
+                "probeRelease",
+                "Would a release in the store serve well here? Over the unix socket only.",
+                "Verdict",
+                _errors(400, 403, 408, 413, 415),
+                tag="updater",
+            )
+        },
+        "/api/updates/activate": {
+            "post": _operation(
+                "activateModel",
+                "Serve what the disk holds for a model now; over the unix socket only.",
+                "Traffic",
+                _errors(400, 403, 404, 408, 413, 415, 503),
+                tag="updater",
             )
         },
         "/api/updates/refresh": {
             "post": _operation(
                 "refreshUpdates",
-                "Look for updates now (not offered by this version).",
+                "Ask the updater to look for updates now.",
                 None,
-                _errors(501),
+                _WISH | _errors(501, 503),
                 tag="administration",
             )
         },
@@ -486,6 +525,38 @@ def _state_schemas() -> Document:
                 "reasons": _map(_STRING),
                 "models": _COUNT,
                 "versions": _map(_COUNT),
+                "updates": _ref("Updates"),
+            }
+        ),
+        "Updates": {
+            "type": "object",
+            "description": "`enabled` alone while no updater has said anything.",
+            "properties": {"enabled": _BOOLEAN},
+            "required": ["enabled"],
+        },
+        "Traffic": _object(
+            {
+                "model": _STRING,
+                "version": _COUNT,
+                "release": _STRING,
+                "answered": _COUNT,
+                "faults": _COUNT,
+                "not_finite": _COUNT,
+                "worker_deaths": _COUNT,
+                "latency_ms": _object({"p50": _NUMBER, "p95": _NUMBER}),
+            }
+        ),
+        "Verdict": _object(
+            {
+                "ok": _BOOLEAN,
+                "reasons": _list(_STRING),
+                "model": _STRING,
+                "version": _COUNT,
+                "device": _STRING,
+                "latency_ms": _NUMBER,
+                "memory_bytes": _COUNT,
+                "samples": _COUNT,
+                "seconds": _NUMBER,
             }
         ),
         "Devices": _object({"devices": _list(device)}),

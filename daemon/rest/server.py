@@ -25,6 +25,7 @@ from daemon.rest import (
     native,
     openapi,
     tfserving,
+    updates,
 )
 from daemon.rest.answers import json_response
 from daemon.rest.connection import Connection, Connections, connection_of
@@ -58,7 +59,17 @@ _PROBE_S = 1.0
 _SOCKET_MODE = 0o660
 """The owner and its group may connect."""
 
-_ROUTE_MODULES = (native, admin, health, openapi, console, kserve, kserve_extensions, tfserving)
+_ROUTE_MODULES = (
+    native,
+    admin,
+    updates,
+    health,
+    openapi,
+    console,
+    kserve,
+    kserve_extensions,
+    tfserving,
+)
 
 
 def build_application(context: RestContext) -> web.Application:

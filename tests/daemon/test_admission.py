@@ -93,14 +93,22 @@ def test_more_workers_shorten_the_expected_wait():
     ("rows", "max_rows", "taken"),
     [
         ([1], 8, 1),
-        ([1, 1, 1], 8, 2),
+        ([1, 1, 1], 8, 3),
         ([1] * 9, 8, 8),
         ([1] * 9, 1, 1),
-        ([3, 1, 1], 8, 2),
-        ([3, 3], 8, 1),
+        ([3, 1, 1], 8, 3),
+        ([3, 3], 5, 1),
         ([10], 8, 1),
         ([1, 8], 8, 1),
     ],
 )
-def test_an_invocation_is_shared_up_to_the_largest_planned_size(rows, max_rows, taken):
-    assert choose_batch(rows, max_rows) == taken
+def test_an_invocation_is_shared_up_to_the_rows_the_model_is_proven_to_take(rows, max_rows, taken):
+    assert choose_batch(rows, max_rows, free_slots=4, usual_s=0.0) == taken
+
+
+@pytest.mark.parametrize(
+    ("rows", "free_slots", "taken"),
+    [([1] * 8, 1, 8), ([1] * 8, 2, 4), ([1] * 7, 2, 4), ([1] * 8, 16, 1), ([6, 1, 1], 2, 1)],
+)
+def test_long_invocations_are_spread_over_what_is_free(rows, free_slots, taken):
+    assert choose_batch(rows, 64, free_slots=free_slots, usual_s=0.001) == taken

@@ -23,6 +23,8 @@ class HandPool:
         self.calls: list[tuple[str, dict, object]] = []
         self.called = asyncio.Event()
         self.given_up: list[float] = []
+        self.usual_s = 0.0
+        self.faults: list[str] = []
         self.on_capacity = lambda: None
 
     @property
@@ -64,8 +66,10 @@ def make_dispatcher(pool, *, max_rows=1, max_delay_s=0.0, retry=True):
         max_rows=max_rows,
         max_delay_s=max_delay_s,
         retry=retry,
+        usual_s=lambda: pool.usual_s,
         patience_s=lambda: 1.5,
         on_batch=lambda _rows, _result: None,
+        on_fault=lambda: pool.faults.append("fault"),
     )
     pool.on_capacity = dispatcher.pump
     return dispatcher
@@ -312,6 +316,7 @@ async def test_a_bad_row_fails_only_itself():
     assert (await good.future).outputs["y"][0, 0] == 2
     with pytest.raises(PredictionFailed, match="index out of range"):
         await bad.future
+    assert pool.faults == ["fault"]
 
 
 async def test_requests_that_wait_can_be_failed_together():

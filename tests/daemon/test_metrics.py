@@ -13,6 +13,7 @@ from daemon import errors
 from daemon.errors import RefusalReason
 from daemon.metrics import CONTENT_TYPE, Metrics, Outcome, outcome_of
 from daemon.tensors import Protocol
+from daemon.updates import ModelUpdate, UpdateCount, UpdateReport
 from daemon.version import VERSION
 
 
@@ -42,6 +43,13 @@ def fill(metrics: Metrics, model: str = "parts") -> None:
     metrics.device_up("cpu", "cpu", up=True)
     metrics.mqtt_connected(connected=True)
     metrics.mqtt_outbox(5)
+    metrics.updates(
+        UpdateReport(
+            models=(ModelUpdate(model, "PROBATION", 4),),
+            counts=(UpdateCount(model, "rolled_back", 2),),
+            expires={"timestamp": 1.8e9},
+        )
+    )
 
 
 def families(metrics: Metrics):
@@ -128,7 +136,7 @@ def test_gauges_hold_the_last_value(metrics):
 def test_the_queues_of_a_models_versions_count_together_as_they_are_when_asked(metrics):
     load(metrics)
     waiting = {"old": 3, "new": 1}
-    for version in waiting:
+    for version in ("old", "new"):
         metrics.watch_queue("parts", version, lambda version=version: waiting[version])
     waiting["new"] = 5
     assert value(metrics, "inferd_queue_depth", model="parts") == 8
@@ -151,6 +159,18 @@ def test_an_observation_on_a_bound_falls_under_it_as_prometheus_counts(metrics):
 
 def test_mqtt_has_no_series_while_it_is_off(metrics):
     assert b"mqtt" not in metrics.render()[0]
+
+
+def test_updates_have_no_series_while_there_is_no_updater(metrics):
+    assert b"update" not in metrics.render()[0]
+
+
+def test_what_the_updater_said_last_is_repeated(metrics):
+    fill(metrics)
+    metrics.updates(UpdateReport(models=(ModelUpdate("parts", "IDLE"),)))
+
+    assert value(metrics, "inferd_update_state", model="parts", state="IDLE") == 1
+    assert value(metrics, "inferd_update_state", model="parts", state="PROBATION") is None
 
 
 def test_mqtt_tells_when_it_is_cut_off(metrics):
@@ -225,6 +245,7 @@ def test_a_model_that_is_gone_takes_all_its_series_with_it(metrics):
     ask(metrics, version=4)
 
     metrics.forget_model("parts")
+    metrics.updates(UpdateReport())
 
     assert b"parts" not in metrics.render()[0]
     assert empty.count(b"parts") == 0
@@ -242,6 +263,7 @@ def test_other_models_keep_their_series(metrics):
 
 def test_a_late_call_does_not_bring_a_model_back(metrics):
     fill(metrics)
+    metrics.updates(UpdateReport())
     metrics.forget_model("parts")
 
     ask(metrics)
@@ -325,7 +347,7 @@ def document(repository) -> str:
 def test_the_document_lists_every_metric_with_type_labels_and_meaning(metrics, document):
     fill(metrics)
     rows = re.findall(
-        r"^\| `(\w+)` \| (\w+) \| ([\w, ]*) ?\| \w+ \| (.+) \|$", document, re.MULTILINE
+        r"^\| `(\w+)` \| (\w+) \| ([\w, ]*) ?\| [\w ]+ \| (.+) \|$", document, re.MULTILINE
     )
     documented = {
         name: (kind, frozenset(labels.replace(",", " ").split()), meaning)

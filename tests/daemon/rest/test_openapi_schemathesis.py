@@ -68,4 +68,4 @@ def test_every_check_of_schemathesis_passes(url, seed, tmp_path):
     )
 
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert "Tested: 15" in done.stdout
+    assert "Tested: 20" in done.stdout

@@ -161,11 +161,11 @@ def test_loading_what_cannot_be_loaded_says_why(url):
 
 
 @pytest.mark.parametrize("path", ["/api/models/scale/rollback", "/api/updates/refresh"])
-def test_what_needs_the_updater_is_not_offered_yet(url, path):
+def test_what_needs_the_updater_is_refused_while_none_runs(url, path):
     response = post(url, path)
 
-    assert response.status_code == 501
-    assert "updater" in response.json()["error"]
+    assert response.status_code == 503
+    assert "inferd-updater" in response.json()["error"]
 
 
 def test_the_page_escapes_names_and_forbids_scripts(url):
