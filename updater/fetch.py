@@ -37,7 +37,7 @@ from updater import atomic, space
 from updater.errors import FetchFailed, FetchReason, NoSpace, TrustReason, Untrusted
 from updater.names import check_digest
 from updater.pace import Pace
-from updater.web import Line, Timeouts, get, refused
+from updater.web import Line, Timeouts, get, refused, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,12 +187,11 @@ class _Transfer:
         return there > 0
 
     def _there(self) -> int:
-        """How many bytes of the part can be gone on with; more than all of them are none."""
+        """How many bytes the part has; as many as it should or more are judged by the digest."""
         try:
-            size_bytes = self.part.stat().st_size
+            return self.part.stat().st_size
         except FileNotFoundError:
             return 0
-        return size_bytes if size_bytes <= self.length else 0
 
     def _from_web(self, there: int) -> None:
         url = f"{self.source.rstrip('/')}/{self.name}"
@@ -225,9 +224,8 @@ class _Transfer:
             raise refused(url, response, "the server answered with a web page or encoded bytes")
         size = response.headers.get("Content-Length", str(self.length))
         if size != str(self.length):
-            raise refused(
-                url, response, f"the server has {size[:20]} bytes, expected {self.length}"
-            )
+            why = f"the server has {shown(size)} bytes, expected {self.length}"
+            raise refused(url, response, why)
         self._take(response.read1, 0)
 
     def _from_folder(self, there: int) -> None:

@@ -117,7 +117,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         if "schema" not in json.loads(raw, object_pairs_hook=_check_keys):
             raise ValueError("Object missing required field `schema`")  # noqa: TRY301
         _check(manifest)
-    except (ValueError, RecursionError) as exc:  # msgspec's and UTF-8's errors are ValueErrors
+    except ValueError as exc:  # as msgspec's errors are
         raise BundleRejected(f"manifest: {str(exc)[:500]}") from exc
     return manifest
 

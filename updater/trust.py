@@ -98,7 +98,7 @@ class Trust:
             OSError: the disk refused.
         """
         generation = self._generation()
-        if generation is None:
+        if generation is None or not self._has_followed(generation):
             return None
         floors = self._floors(generation)
         return stored_view(generation, floors, self._believe(floors.signed_time))

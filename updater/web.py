@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _MOST_REDIRECTS = 3
 _SCHEMES = ("http", "https")
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "inferd-updater"}
+_SHOWN_CHARACTERS = 300
 _LONGEST_RETRY_AFTER_S = 86_400.0
 """A server's word does not keep a device from updates for longer."""
 
@@ -107,7 +108,7 @@ def get(
                 yield response
                 return
         url = _follow(url, location)
-    message = f"{url}: more than {_MOST_REDIRECTS} redirects"
+    message = f"{shown(url)}: more than {_MOST_REDIRECTS} redirects"
     raise FetchFailed(FetchReason.STATUS, message, status=response.status)
 
 
@@ -119,10 +120,15 @@ def refused(url: str, response: urllib3.BaseHTTPResponse, why: str = "") -> Fetc
     """
     return FetchFailed(
         FetchReason.STATUS,
-        f"{url}: {why or f'the server answered with status {response.status}'}",
+        f"{shown(url)}: {why or f'the server answered with status {response.status}'}",
         status=response.status,
         retry_after_s=retry_after_s(response.headers, now=time.time()),
     )
+
+
+def shown(text: str) -> str:
+    """A text from outside for a message: cut, and without what a terminal would follow."""
+    return "".join(char if char.isprintable() else "?" for char in text[:_SHOWN_CHARACTERS])
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
@@ -157,25 +163,23 @@ def _asked(
             yield response
     except urllib3.exceptions.HTTPError as exc:
         line.check()
-        raise FetchFailed(_reason(exc, has_answer=has_answer), f"{url}: {exc}") from exc
+        reason = _reason(exc, has_answer=has_answer)
+        raise FetchFailed(reason, f"{shown(url)}: {shown(str(exc))}") from exc
 
 
 def _ask(
     manager: urllib3.PoolManager, url: str, headers: Mapping[str, str], timeouts: Timeouts
 ) -> urllib3.BaseHTTPResponse:
-    try:
-        return manager.request(
-            "GET",
-            url,
-            headers={**_HEADERS, **headers},
-            preload_content=False,
-            decode_content=False,
-            redirect=False,
-            retries=False,
-            timeout=urllib3.Timeout(connect=timeouts.connect_s, read=timeouts.silence_s),
-        )
-    except ValueError as exc:  # a host name that cannot be one
-        raise FetchFailed(FetchReason.UNREACHABLE, f"{url}: {exc}") from exc
+    return manager.request(
+        "GET",
+        url,
+        headers={**_HEADERS, **headers},
+        preload_content=False,
+        decode_content=False,
+        redirect=False,
+        retries=False,
+        timeout=urllib3.Timeout(connect=timeouts.connect_s, read=timeouts.silence_s),
+    )
 
 
 def _reason(exc: urllib3.exceptions.HTTPError, *, has_answer: bool) -> FetchReason:
@@ -194,7 +198,7 @@ def _follow(url: str, location: str) -> str:
     except ValueError:
         scheme = ""
     if scheme not in _SCHEMES:
-        message = f"{url}: the server redirects to {location[:200]!r}, expected http or https"
+        message = f"{shown(url)}: redirected to '{shown(location)}', expected http or https"
         raise FetchFailed(FetchReason.STATUS, message)
     return target
 
@@ -204,7 +208,7 @@ def _manager(url: str, line: Line) -> urllib3.PoolManager:
     try:
         scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
     except ValueError as exc:
-        raise FetchFailed(FetchReason.UNREACHABLE, f"{url[:200]}: {exc}") from exc
+        raise FetchFailed(FetchReason.UNREACHABLE, f"{shown(url)}: {exc}") from exc
     proxy = urllib.request.getproxies().get(scheme)
     if proxy and not urllib.request.proxy_bypass(host):
         manager: urllib3.PoolManager = urllib3.ProxyManager(proxy)

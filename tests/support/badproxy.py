@@ -102,11 +102,12 @@ def silent(connection: Connection) -> None:
     connection.until_left()
 
 
-def drip(answer: bytes, *, every_s: float) -> Fault:
-    """Send one byte of an answer now and then."""
+def drip(at_once: bytes, slowly: bytes, *, every_s: float) -> Fault:
+    """Send an answer, the second part of it one byte now and then."""
 
     def fault(connection: Connection) -> None:
-        for byte in answer:
+        connection.client.sendall(at_once)
+        for byte in slowly:
             connection.client.sendall(bytes([byte]))
             if connection.ending.wait(every_s):
                 return
@@ -194,6 +195,43 @@ def bad_proxy(server_url: str, *faults: Fault) -> Iterator[BadProxy]:
                 with contextlib.suppress(OSError):
                     connection.client.shutdown(socket.SHUT_RDWR)
             thread.join(_WAIT_S)
+
+
+@contextmanager
+def bad_tunnel(server_url: str, after_bytes: int) -> Iterator[str]:
+    """For one connection of any protocol: a byte of the answer is another; gives the URL."""
+    parts = urlsplit(server_url)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(
+            target=_tunnel, args=(listener, parts.hostname, parts.port, after_bytes), daemon=True
+        )
+        thread.start()
+        yield f"{parts.scheme}://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(_WAIT_S)
+
+
+def _tunnel(listener: socket.socket, host: str, port: int, after_bytes: int) -> None:
+    client, _ = listener.accept()
+    with client, socket.create_connection((host, port)) as server:
+        forth = threading.Thread(target=_pass_on, args=(client, server), daemon=True)
+        forth.start()
+        _pass_on(server, client, after_bytes)
+        forth.join(_WAIT_S)
+
+
+def _pass_on(source: socket.socket, sink: socket.socket, after_bytes: int = -1) -> None:
+    """Relay until one of them ends; the byte after so many is another."""
+    passed = 0
+    with contextlib.suppress(OSError):
+        while chunk := bytearray(source.recv(_CHUNK_BYTES)):
+            if passed <= after_bytes < passed + len(chunk):
+                chunk[after_bytes - passed] ^= 1
+            passed += len(chunk)
+            sink.sendall(chunk)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
 
 
 def _meet(connection: Connection, fault: Fault) -> None:

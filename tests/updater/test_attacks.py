@@ -32,7 +32,6 @@ from updater.policy import DeviceFacts, check
 from updater.publisher.assignments import raise_floors
 from updater.publisher.draft import Quorum
 from updater.publisher.repository import Plan
-from updater.signedtime import LONGEST_LIFE_S
 from updater.source import Limits
 
 if TYPE_CHECKING:
@@ -674,6 +673,8 @@ class TestKeys:
         assert view.desired.serial == 1
         assert moved.trust.current() == view
         assert floor_of(moved, "timestamp") == 1
+        roots = device.folder / "tuf" / "current" / "root_history"
+        assert [path.name for path in roots.iterdir()] == ["1.root.json"]
 
     def test_a_newer_anchor_of_the_same_repository_changes_nothing(self, fleet, server, device):
         """A package has brought the root that the device had found by itself."""
@@ -795,17 +796,34 @@ class TestClock:
         assert device.trust.refresh(server.url).reference.is_clock_good
 
     def test_a_box_from_the_shelf_does_not_take_what_has_expired(self, tmp_path, fleet, server):
-        """500 days after its anchor was signed its clock is right, and it cannot know yet."""
+        """After 500 days its clock is right, and only what comes next can tell it so."""
+        box = Device(tmp_path / "box", fleet)
+        box.trust.refresh(server.url)
         fleet.clock.now += 450 * DAY_S
         fleet.repository.refresh()
-        box = Device(tmp_path / "box", fleet)
         box.clock.now = START + 500 * DAY_S
-        assert box.clock.now - START > LONGEST_LIFE_S
+        assert not box.trust.reference().is_clock_good
 
         with pytest.raises(Untrusted) as caught:
             box.trust.refresh(server.url)
 
         assert said(caught.value) == (TrustReason.EXPIRED, "timestamp")
+        assert box.trust.reference().is_clock_good
+
+    def test_nor_a_team_that_has(self, tmp_path, fleet, server):
+        box = Device(tmp_path / "box", fleet)
+        box.trust.refresh(server.url)
+        fleet.clock.now += 450 * DAY_S
+        fleet.repository.refresh(timestamp_life_s=100 * DAY_S)
+        fleet.forge("models-main", lambda _: None, life_s=DAY_S)
+        fleet.repository.refresh()
+        box.clock.now = START + 500 * DAY_S
+
+        view = box.trust.refresh(server.url)
+
+        with pytest.raises(Untrusted) as caught:
+            view.find("digits", 1)
+        assert said(caught.value) == (TrustReason.EXPIRED, "models-main")
 
     def test_a_thief_of_the_online_keys_cannot_move_the_time(self, fleet, server, device):
         thief = fleet.copy("thief")

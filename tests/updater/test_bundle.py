@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.inferctl import ENVIRONMENT, REPOSITORY
+from support.powercut import watched
 from support.tarparts import BLOCK, END, FILES, bundle, entry, header, manifest, member, members
 
 from updater.bundle import (
@@ -362,6 +363,14 @@ class TestBombs:
 
         assert told == f"{len(GOOD)} bytes, at most {len(GOOD) - 1} were expected"
 
+    def test_a_huge_manifest_is_refused_unread(self, place):
+        with (place / "a.bundle").open("wb") as file:
+            file.write(header("manifest.json", 8**11 - 1))
+            file.truncate(8**11 + 2 * BLOCK)
+
+        with pytest.raises(BundleRejected, match="does not begin"):
+            verify_bundle(place / "a.bundle")
+
     def test_a_sparse_file_of_any_size_is_refused_unread(self, place):
         with (place / "a.bundle").open("wb") as file:
             file.truncate(1 << 42)
@@ -545,6 +554,18 @@ class TestBuilding:
         subprocess.run(command, check=True, env={**ENVIRONMENT, **environment})
 
         assert (tmp_path / "a.bundle").read_bytes() == GOOD
+
+    def test_it_has_its_name_once_it_is_on_the_disk(self, tmp_path):
+        steps = []
+
+        with watched(lambda step, path: steps.append((step, path.name))):
+            build_bundle(FILES, tmp_path / "a.bundle", DRAFT)
+
+        assert steps == [
+            ("fsync", ".a.bundle.new"),
+            ("rename", "a.bundle"),
+            ("fsync-folder", tmp_path.name),
+        ]
 
     def test_a_bundle_takes_the_place_of_an_older_one(self, tmp_path):
         (tmp_path / "a.bundle").write_bytes(b"older")

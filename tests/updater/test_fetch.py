@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.badproxy import (
     answer,
     bad_proxy,
+    bad_tunnel,
     cut,
     drip,
     endless,
@@ -275,6 +276,7 @@ class TestServersThatCannotResume:
             ["206 Partial Content", f"Content-Range: bytes 999-{LENGTH - 1}/{LENGTH}"],
             ["206 Partial Content", f"Content-Range: bytes 1001-{LENGTH - 1}/{LENGTH}"],
             ["206 Partial Content", f"Content-Range: bytes 1000-{LENGTH}/{LENGTH + 1}"],
+            ["206 Partial Content", f"Content-Range: bytes 1000-{LENGTH - 1}/{LENGTH + 1}"],
             ["206 Partial Content", f"Content-Range: bytes 1000-{LENGTH}/{LENGTH}"],
             ["206 Partial Content", f"Content-Range: bytes 1000-999/{LENGTH}"],
             ["206 Partial Content", f"Content-Range: lines 1000-{LENGTH - 1}/{LENGTH}"],
@@ -456,19 +458,29 @@ class TestSlowServers:
 
     @pytest.mark.parametrize("limits", [IMPATIENT, HURRIED], ids=["rate", "deadline"])
     @pytest.mark.parametrize(
-        "raw",
+        ("at_once", "slowly"),
         [
-            response("200 OK", f"Content-Length: {LENGTH}", body=CONTENT),
-            response("200 OK", "X-Slow: " + "y" * 60_000),
+            (response("200 OK", f"Content-Length: {LENGTH}"), CONTENT),
+            (response("200 OK"), CONTENT),
+            (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"y" * 60_000),
         ],
-        ids=["body", "head"],
+        ids=["body", "body without length", "head"],
     )
-    def test_one_that_drips_is_left(self, server, part, raw, limits):
-        with bad_proxy(server, drip(raw, every_s=0.02)) as proxy:
+    def test_one_that_drips_is_left(self, server, part, at_once, slowly, limits):
+        with bad_proxy(server, drip(at_once, slowly, every_s=0.02)) as proxy:
             failed = failure(proxy.url, part, limits=limits)
 
         assert failed.reason is FetchReason.TOO_SLOW
         assert len(proxy.connections) == 1
+
+    def test_one_that_is_slow_and_not_too_slow_is_waited_for(self, server, part):
+        content = b"x" * 100
+        limits = Limits(least_rate_bytes_s=0.1, rate_window_s=0.7)
+
+        with bad_proxy(server, drip(response("200 OK"), content, every_s=0.02)) as proxy:
+            take(proxy.url, part, content=content, limits=limits)
+
+        assert part.read_bytes() == content
 
     def test_a_redirect_does_not_begin_a_new_deadline(self, server, part):
         def fault(connection):
@@ -479,7 +491,7 @@ class TestSlowServers:
             assert failure(proxy.url, part, limits=HURRIED).reason is FetchReason.TOO_SLOW
 
     def test_one_that_takes_no_connection_in_time_is_unreachable(self, part):
-        limits = Limits(connect_timeout_s=0.2)
+        limits = Limits(connect_timeout_s=0.2, deadline_s=20)
         with deaf_port() as port:
             failed = failure(f"http://127.0.0.1:{port}", part, limits=limits)
 
@@ -579,6 +591,10 @@ class TestUnreachable:
 
 
 class TestBadParts:
+    def test_one_that_cannot_be_written_is_no_failure_of_the_network(self, server, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            take(server, tmp_path / "missing" / "part")
+
     def test_one_that_was_changed_meanwhile_is_fetched_anew(self, server, part):
         with bad_proxy(server, cut(1000)) as proxy:
             failure(proxy.url, part)
@@ -617,6 +633,9 @@ class TestBadParts:
         assert not part.exists()
 
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk of its own needs root")
+
+
 class TestFolders:
     def test_a_missing_file_is_404(self, site, part):
         assert failure(site, part, name="targets/other").status == 404
@@ -647,6 +666,24 @@ class TestFolders:
     def test_a_folder_is_no_file(self, site, part):
         assert failure(site, part, name="targets").status == 404
 
+    @needs_root
+    def test_a_stick_that_is_pulled_out_is_a_cut_line(self, tmp_path, part):
+        image = tmp_path / "image"
+        image.write_bytes(bytes(1 << 20))
+        subprocess.run(["/sbin/mkfs.ext2", "-q", "-F", image], check=True)
+
+        with mounted(tmp_path, "-o", "loop", image) as stick:
+            with (stick / "a.bundle").open("wb") as file:
+                file.write(CONTENT)
+                file.flush()
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            os.truncate(image, 0)
+            failed = failure(stick, part, name="a.bundle")
+
+        assert failed.reason is FetchReason.CUT
+        assert "Input/output error" in str(failed)
+
     @pytest.mark.parametrize("size", [LENGTH - 1, LENGTH + 1, 0])
     def test_a_file_of_another_length_is_refused_and_the_part_kept(self, site, part, size):
         part.write_bytes(CONTENT[:1000])
@@ -656,9 +693,6 @@ class TestFolders:
 
         assert failed.reason is FetchReason.STATUS
         assert part.read_bytes() == CONTENT[:1000]
-
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk of its own needs root")
 
 
 @needs_root
@@ -719,6 +753,18 @@ class TestTls:
 
         with serving_folder(site, tls=context) as url:
             assert failure(url, part).reason is FetchReason.UNREACHABLE
+
+    def test_bytes_that_the_network_has_changed_are_a_cut_line(
+        self, tmp_path, monkeypatch, site, part
+    ):
+        context, certificate = tls(tmp_path)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+        with serving_folder(site, tls=context) as url, bad_tunnel(url, 100_000) as tunnel:
+            failed = failure(tunnel, part)
+
+        assert failed.reason is FetchReason.CUT
+        assert CONTENT.startswith(part.read_bytes())
 
     def test_a_handshake_that_never_ends_is_left(self, server, part):
         with bad_proxy(server) as proxy:  # it waits for a request that is not encrypted

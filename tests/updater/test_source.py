@@ -93,6 +93,12 @@ class TestFolder:
     def test_a_folder_is_no_document(self, folder):
         assert failure(str(folder), "metadata").status == 404
 
+    def test_a_link_is_no_document(self, folder, tmp_path):
+        (tmp_path / "secret").write_bytes(b"secret")
+        (folder / "metadata" / "link.json").symlink_to(tmp_path / "secret")
+
+        assert failure(str(folder), "metadata/link.json").status == 404
+
     def test_names_are_decoded_as_a_web_server_does(self, folder):
         (folder / "metadata" / "a b.json").write_bytes(b"x")
 

@@ -1,10 +1,13 @@
-"""What a server's headers mean for the next try. How connections end is in test_fetch.py."""
+"""Lines that are cut, and what headers mean for the next try. Real answers are in test_fetch.py."""
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from updater.web import retry_after_s
+from updater.errors import FetchFailed, FetchReason
+from updater.web import Line, retry_after_s, shown
 
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 TWO_MINUTES_LATER = "Wed, 21 Oct 2015 07:30:00 GMT"
@@ -45,3 +48,60 @@ def test_anything_else_says_nothing(text):
 
 def test_no_header_says_nothing():
     assert retry_after_s({}, now=DATE_S) is None
+
+
+class TestLines:
+    @pytest.fixture
+    def line(self):
+        line = Line()
+        yield line
+        line.close()
+
+    @pytest.fixture
+    def ends(self):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            yield ours, theirs
+
+    def test_one_that_was_not_cut_goes_on(self, line):
+        line.check()
+
+    def test_the_first_reason_stays(self, line):
+        first = FetchFailed(FetchReason.CANCELLED, "first")
+        line.cut(first)
+        line.cut(FetchFailed(FetchReason.TOO_SLOW, "second"))
+
+        with pytest.raises(FetchFailed) as cut:
+            line.check()
+
+        assert cut.value is first
+
+    def test_a_connection_ends_when_it_is_cut(self, line, ends):
+        ours, theirs = ends
+        line.add(ours)
+
+        line.cut(FetchFailed(FetchReason.CANCELLED, ""))
+
+        assert ours.recv(1) == theirs.recv(1) == b""
+
+    def test_a_connection_that_is_made_afterwards_ends_at_once(self, line, ends):
+        ours, theirs = ends
+        line.cut(FetchFailed(FetchReason.CANCELLED, ""))
+
+        line.add(ours)
+
+        assert ours.recv(1) == theirs.recv(1) == b""
+
+    def test_one_that_is_closed_leaves_connections_to_their_owner(self, line, ends):
+        ours, theirs = ends
+        line.add(ours)
+
+        line.close()
+        line.cut(FetchFailed(FetchReason.CANCELLED, ""))
+        theirs.sendall(b"x")
+
+        assert ours.recv(1) == b"x"
+
+
+def test_a_text_from_outside_is_cut_and_moves_no_cursor():
+    assert shown("\x1b[2J\u202e" + "x" * 1000) == "?[2J?" + "x" * 295
