@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = ("accelerators", "daemon")
+PACKAGES = ("accelerators", "daemon", "updater")
 MODULES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 

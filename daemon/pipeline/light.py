@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from daemon.pipeline.inputs import AudioInput, ImageInput
     from daemon.pipeline.profiles import ModelProfile
 
-_WAV_BYTES = 64 << 10  # two seconds at 16 kHz, 16 bits: 0.1 ms
+_WAV_BYTES = 64 << 10  # two seconds at 16 kHz, 16 bits: 10 us
 _PNG_BYTES = 4 << 10
 _PNG_PIXELS = 64 * 64
 _FRAME_PIXELS = 128 * 128
