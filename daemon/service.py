@@ -18,6 +18,7 @@ from daemon.errors import (
     shorten,
 )
 from daemon.health import judge_readiness
+from daemon.pipeline.light import is_light
 from daemon.pipeline.meaning import interpret
 from daemon.pipeline.media import MediaLimits, PreparedMedia, prepare
 from daemon.pipeline.profiles import InputKind, OutputKind
@@ -278,7 +279,7 @@ class InferenceService:
     async def _prepare(
         self, target: Target, signature: SignatureSpec, request: PredictRequest
     ) -> tuple[Mapping[str, Array], Sequence[Placement | None]]:
-        """The request's tensors; pictures and sounds are decoded off the loop."""
+        """The request's tensors; large pictures and sounds are decoded off the loop."""
         inputs = request.inputs
         if not isinstance(inputs, Media | MediaBatch):
             return inputs, ()
@@ -291,6 +292,9 @@ class InferenceService:
         items = (inputs.data,) if isinstance(inputs, Media) else inputs.items
         if profile.input is None:
             raise RuntimeError("a profile that takes media names its input")
+        if is_light(profile, items):
+            light = prepare(profile, items, limits=self._media_limits)
+            return {profile.input.name: light.rows}, light.placements
         work = functools.partial(_prepare_timed, profile, items, self._media_limits)
         try:
             async with asyncio.timeout_at(request.deadline):
