@@ -10,11 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def judge_readiness(models: Iterable[ModelStatus]) -> Readiness:
-    """Ready when every wanted model answers, in each version that the configuration names."""
+def judge_readiness(models: Iterable[ModelStatus], *, has_looked: bool = True) -> Readiness:
+    """Ready when every wanted model answers, in each version that the configuration names.
+
+    Args:
+        models: that are known.
+        has_looked: whether the disk was looked at; before that nobody knows what is wanted.
+    """
     wanted = [model for model in models if model.wanted]
     reasons = {model.name: reason for model in wanted if (reason := _complaint(model))}
-    return Readiness(ready=all(map(_answers, wanted)), reasons=reasons)
+    return Readiness(ready=has_looked and all(map(_answers, wanted)), reasons=reasons)
 
 
 def _answers(model: ModelStatus) -> bool:

@@ -187,7 +187,7 @@ class InferenceService:
 
     def readiness(self) -> Readiness:
         """Whether every wanted model answers, and why not."""
-        return judge_readiness(self._registry.models())
+        return judge_readiness(self._registry.models(), has_looked=self._registry.has_looked)
 
     async def load(self, name: str) -> None:
         """Want a known model again; returns when it is ready or has failed.

@@ -181,6 +181,8 @@ class ModelRegistry:
         self._refreshing = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._stopping = False
+        self.has_looked = False
+        """Whether the disk was looked at, so that what is wanted is known."""
 
     async def start(self) -> None:
         """Look at the disk once, begin to load what is wanted, and keep looking."""
@@ -314,6 +316,7 @@ class ModelRegistry:
         async with self._refreshing:
             found = await asyncio.to_thread(scan, self._config)
             self._adopt(found, trust_first_sight=trust_first_sight)
+            self.has_looked = True
             for model in list(self._models.values()):
                 self._reconcile(model)
         await self._tell()

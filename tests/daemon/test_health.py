@@ -22,6 +22,10 @@ def test_no_models_at_all_is_ready():
     assert judge_readiness([]).ready
 
 
+def test_nothing_is_ready_before_the_disk_was_looked_at():
+    assert not judge_readiness([], has_looked=False).ready
+
+
 def test_a_model_with_one_version_that_answers_is_ready():
     assert judge_readiness([model(READY_1)]) == judge_readiness([])
 

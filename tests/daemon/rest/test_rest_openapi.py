@@ -80,7 +80,7 @@ def test_the_document_is_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/healthz", "/readyz", "/metrics", "/api/models", "/api/status", "/api/devices"]
+    "path", ["/", "/healthz", "/metrics", "/api/models", "/api/status", "/api/devices"]
 )
 async def test_what_needs_no_model_answers_without_one(path: str) -> None:
     async with running_server() as server:
