@@ -51,12 +51,18 @@ async def test_a_file_that_is_not_text_is_an_error(tmp_path):
 async def test_a_look_up_that_hangs_holds_up_nobody_and_can_be_given_up(tmp_path):
     pipe = tmp_path / "pipe"  # reading it waits for somebody who writes
     os.mkfifo(pipe)
+    # An earlier test's look-up may still wait for a name server that is silent.
+    before = set(threading.enumerate())
     looking = asyncio.create_task(
         find_way("127.0.0.1", 1883, tls=False, ca_file=None, password_file=pipe)
     )
     await asyncio.sleep(0)  # it begins
 
-    (thread,) = [each for each in threading.enumerate() if each.name == "inferd-mqtt-lookup"]
+    (thread,) = [
+        each
+        for each in threading.enumerate()
+        if each.name == "inferd-mqtt-lookup" and each not in before
+    ]
     looking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await looking
