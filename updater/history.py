@@ -169,6 +169,29 @@ class History:
                 break
         return tuple(reversed(found[:limit]))
 
+    def after(self, sequence: int, *, limit: int) -> tuple[Line, ...]:
+        """The first events with a higher number, oldest first, at most `limit`.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        newer = [path for path in self._full() if _last_number(path) > sequence]
+        found: list[Line] = []
+        for path in (*newer, self._path):
+            decoded = (_decode(raw) for raw in _lines(path)[0])
+            found += [line for line in decoded if line is not None and line.sequence > sequence]
+            if len(found) >= limit:
+                break
+        return tuple(found[:limit])
+
+    def last(self) -> int:
+        """The number of the last event; 0 when there is none.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        return self._end(_lines(self._path)[0])[0]
+
     def verify(self) -> Chain:
         """Follow the chain through all files.
 

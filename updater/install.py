@@ -1,31 +1,31 @@
 """Brings one model to the release the fleet wishes, a step at a time.
 
-The procedure; what is true is on disk before it is acted upon (`updater/journal.py`), so a start
+The procedure; what is true is on disk before it is acted upon (`updater/moves.py`), so a start
 after a cut at any line goes on with the step it finds:
 
 1. IDLE: another release is wished, policy lets it in.
 2. ASSIGNED: there is room, or room is made.
-3. DOWNLOADING: its bytes arrive, are what was signed, open, and become a release in the store.
-4. VERIFIED: the daemon tries it in a worker of its own.
+3. DOWNLOADING: its bytes arrive, are what was signed, open, and become a release in the store
+   (`updater/intake.py`).
+4. VERIFIED: the try is counted, the daemon tries it in a worker of its own.
 5. PROBED, WAIT_WINDOW: until the device may change.
 6. TRYING: the try is counted, the link is turned, the daemon serves it.
 7. PROBATION: it answers real requests and is watched; the release before stays in the store.
 8. COMMITTED: what nobody needs any more is removed.
-9. ROLLING_BACK: the bundle goes into quarantine, the link is turned back, the daemon serves what it
-   served before.
+9. ROLLING_BACK: the way back (`updater/wayback.py`).
 
 Trouble that passes (network, daemon, space) leaves the step to be tried again and says so; nothing
-here waits.
+here waits. A try that was cut short by a reboot, or by the daemon's death, is used up.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from updater import atomic, space
-from updater.bundle import open_bundle
 from updater.daemonlink import DaemonRefused
 from updater.errors import (
     BundleRejected,
@@ -34,15 +34,18 @@ from updater.errors import (
     FetchFailed,
     NoSpace,
     NotAllowed,
+    Refusal,
     TrustReason,
     Untrusted,
 )
-from updater.fetch import fetch
-from updater.manifest import MANIFEST_NAME, parse_manifest
+from updater.intake import Intake
+from updater.lives import Lives
+from updater.moves import Moves
 from updater.policy import check
-from updater.probation import Ruling, comparable_p95_ms, judge
-from updater.state import Event, State
-from updater.target import disagreement, facts_of
+from updater.probation import Ruling
+from updater.state import UNDER_TRIAL, Event, State
+from updater.trial import Trial
+from updater.wayback import WayBack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,16 +53,18 @@ if TYPE_CHECKING:
 
     from updater.daemonlink import DaemonLink
     from updater.desired import Assignment
-    from updater.fetch import Limits
-    from updater.history import Fact, History
+    from updater.history import History
     from updater.journal import Journal, Record
-    from updater.manifest import Probation
     from updater.policy import DeviceFacts
     from updater.quarantine import Quarantine
     from updater.store import Store
     from updater.target import Target
+    from updater.transfers import Transfers
 
 _log = logging.getLogger(f"inferd.{__name__}")
+
+_LEAVING = frozenset({State.COMMITTED, State.ROLLING_BACK})
+_ARRIVING = frozenset({State.ASSIGNED, State.DOWNLOADING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Wish:
         source: of the bundle's bytes: URL or folder.
         floor: least release counter.
         blocked: sha256 of bundles that must not be installed.
+        versions: of the metadata that says so, by role.
     """
 
     assignment: Assignment
@@ -77,6 +83,7 @@ class Wish:
     source: str
     floor: int
     blocked: frozenset[str]
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +94,13 @@ class Step:
         moved: the record changed; the next step may be taken at once.
         waiting_for: what keeps it, in words; "" when nothing does.
         retry_after_s: seconds a server asked to wait, else None.
+        failed: it was tried; to try again at once would not help.
     """
 
     moved: bool
     waiting_for: str = ""
     retry_after_s: float | None = None
+    failed: bool = False
 
 
 _MOVED = Step(moved=True)
@@ -111,59 +120,81 @@ class Installer:
         history: History,
         daemon: DaemonLink,
         device: DeviceFacts,
-        limits: Limits,
+        transfers: Transfers,
+        lives: Path,
+        ballast: Path,
         boot_id: str,
         clock: Callable[[], float],
-        on_progress: Callable[[str, int, int], None],
+        monotonic: Callable[[], float] = time.monotonic,
+        daemon_grace_s: float = 60.0,
     ) -> None:
         """Store only.
 
         Args:
-            staging: folder of part files.
+            staging: folder of part files, in the folder of all that the updater keeps.
+            lives: the daemon's mark (`updater/lives.py`).
+            ballast: folder of files that keep room for the way back.
             boot_id: of this boot of the machine.
-            clock: wall clock, seconds.
-            on_progress: told model, bytes there, bytes in all.
+            clock: wall clock, seconds; for records.
+            monotonic: seconds of this boot; for waiting.
+            daemon_grace_s: how long the daemon may be silent while a candidate is tried.
         """
-        self._staging = staging
+        self._folder = staging.parent
         self._journal = journal
         self._store = store
         self._quarantine = quarantine
-        self._history = history
         self._daemon = daemon
         self._device = device
-        self._limits = limits
-        self._boot_id = boot_id
         self._clock = clock
-        self._on_progress = on_progress
-        self._before_p95_ms: dict[str, float] = {}
+        self._trial = Trial(
+            store,
+            daemon,
+            Lives(lives, grace_s=daemon_grace_s, now=monotonic),
+            boot_id=boot_id,
+            clock=clock,
+            monotonic=monotonic,
+        )
+        self._intake = Intake(staging, store, transfers)
+        self._moves = Moves(journal, history, ballast, clock)
+        self._way_back = WayBack(self._moves, store, quarantine, daemon, clock)
+        self._outcomes: dict[tuple[str, str], int] = {}
+
+    @property
+    def outcomes(self) -> Mapping[tuple[str, str], int]:
+        """How often updates have ended, since the start, by model and how.
+
+        "committed"; "rolled_back"; "rejected", before anything was switched; "refused" by policy,
+        counted once.
+        """
+        return self._outcomes
+
+    def learn(self, device: DeviceFacts) -> None:
+        """What policy goes by from now on."""
+        self._device = device
 
     def recover(self) -> None:
-        """At the start: put the disk in order, and count a try that was cut short.
+        """At the start: put the disk in order, count a try that was cut short, turn back links.
+
+        Done before the daemon starts, a candidate that has used up its tries is not loaded again.
 
         Raises:
-            OSError: the disk refused.
+            OSError: the disk refused otherwise than for want of room.
         """
-        atomic.make_folder(self._staging)
-        for model, problem in self._journal.recover().items():
-            self._note(model, "journal damaged", reason=problem)
-        self._history.recover()
-        self._quarantine.recover()
-        self._store.sweep()
+        for path in atomic.leftovers(self._folder):
+            atomic.remove(path)
+        damaged = self._quarantine.recover()
+        self._moves.recover()
+        if damaged is not None:
+            self._moves.note("", "quarantine damaged", reason=damaged)
+        self._intake.recover()
+        self._drop_parts()
         for record in self._journal.records():
-            event = record.after_restart(boot_id=self._boot_id, daemon_died=False)
-            if event is not None:
-                self._interrupted(record, event, "the machine was restarted")
-
-    def daemon_died(self, model: str) -> None:
-        """The daemon has ended while this model's candidate served: one try is used up.
-
-        Raises:
-            OSError: the disk refused.
-        """
-        record = self._journal.load(model)
-        event = record.after_restart(boot_id=self._boot_id, daemon_died=True)
-        if event is not None:
-            self._interrupted(record, event, "the daemon ended while it served the candidate")
+            try:
+                self._resume(record)
+            except OSError as exc:
+                if not space.is_full(exc):
+                    raise
+                _log.warning("no room to go on with, until later model=%s: %s", record.model, exc)
 
     def step(self, model: str, wish: Wish | None) -> Step:
         """Take the next step of a model's update, if there is one.
@@ -175,13 +206,18 @@ class Installer:
             OSError: the disk refused; nothing is lost, try again later.
         """
         record = self._journal.load(model)
-        if (event := _overtaken(record, wish)) is not None:
-            return self._move(record, event, "the fleet wishes another release now")
+        # Whatever a release that may be serving needs is not put off.
+        failed = record.state not in UNDER_TRIAL | _LEAVING
         try:
-            return self._step(record, wish)
-        except (FetchFailed, NoSpace, DaemonUnavailable) as exc:
-            retry_after_s = exc.retry_after_s if isinstance(exc, FetchFailed) else None
-            return Step(moved=False, waiting_for=str(exc), retry_after_s=retry_after_s)
+            return self._next(record, wish)
+        except (NoSpace, DaemonUnavailable) as exc:
+            return Step(moved=False, waiting_for=str(exc), failed=failed)
+        except FetchFailed as exc:
+            return Step(False, str(exc), retry_after_s=exc.retry_after_s, failed=failed)
+        except OSError as exc:
+            if not space.is_full(exc):
+                raise
+            return Step(moved=False, waiting_for=f"room on the disk: {exc}", failed=failed)
 
     def roll_back(self, model: str, reason: str) -> bool:
         """Turn back now, by an operator's word; False when there is nothing to turn back to.
@@ -190,14 +226,42 @@ class Installer:
             OSError: the disk refused.
         """
         record = self._journal.load(model)
-        if not record.previous or record.previous == self._store.current(model):
+        if record.state is State.COMMITTED:
+            self._clean_up(record, None)
+            record = self._journal.load(model)
+        if not self._can_turn_back(record):
             return False
-        if record.state is State.ROLLING_BACK or not record.may(Event.ROLL_BACK):
-            return False
-        self._move(record, Event.ROLL_BACK, reason)
+        reason = f"rolled back by an operator: {reason}"
+        self._save(record, record.recalled(now=self._clock(), reason=reason))
         return True
 
-    def _step(self, record: Record, wish: Wish | None) -> Step:
+    def _can_turn_back(self, record: Record) -> bool:
+        if not record.previous or record.state not in {State.IDLE, *UNDER_TRIAL}:
+            return False
+        if record.state is State.IDLE and self._store.current(record.model) != record.digest:
+            return False
+        try:
+            self._store.verify(record.model, record.previous)
+        except Damaged as exc:
+            _log.warning("the release before is damaged model=%s: %s", record.model, exc)
+            return False
+        return True
+
+    def _resume(self, record: Record) -> None:
+        if (ended := self._trial.cut_short(record)) is not None:
+            self._try_again(record, *ended)
+            record = self._journal.load(record.model)
+        if record.state is State.ROLLING_BACK:
+            self._way_back.turn_link(record)
+
+    def _next(self, record: Record, wish: Wish | None) -> Step:
+        if (left := _overtaken(record, wish)) is not None:
+            step = self._move(record, *left)
+            self._drop_parts()
+            self._store.collect(self._needed())
+            return step
+        if (ended := self._trial.cut_short(record)) is not None:
+            return self._try_again(record, *ended)
         steps: dict[State, Callable[[Record, Wish | None], Step]] = {
             State.IDLE: self._begin,
             State.ASSIGNED: self._make_room,
@@ -210,7 +274,12 @@ class Installer:
             State.COMMITTED: self._clean_up,
             State.ROLLING_BACK: self._turn_back,
         }
-        return steps[record.state](record, wish)
+        try:
+            return steps[record.state](record, wish)
+        except DaemonUnavailable:
+            if (ended := self._trial.unanswered(record)) is None:
+                raise
+            return self._try_again(record, *ended)
 
     # 1.
 
@@ -218,20 +287,11 @@ class Installer:
         if wish is None or wish.target.sha256 == self._store.current(record.model):
             return _AT_REST
         target, assignment = wish.target, wish.assignment
-        quarantined = frozenset(case.digest for case in self._quarantine.entries())
-        try:
-            check(
-                target,
-                self._device,
-                floor=wish.floor,
-                blocked=wish.blocked,
-                quarantined=quarantined,
-            )
-        except NotAllowed as refused:
-            return Step(moved=False, waiting_for=str(refused))
+        if problem := self._objection(wish):
+            return self._refuse(record, target, problem)
         same = (record.rollout_id, record.serial) == (assignment.rollout_id, assignment.serial)
         if same and not record.may(Event.ASSIGN):
-            return Step(moved=False, waiting_for="this rollout has failed too often here")
+            return self._refuse(record, target, "this rollout has failed too often here")
         fresh = record.assigned(
             rollout_id=assignment.rollout_id,
             serial=assignment.serial,
@@ -239,27 +299,48 @@ class Installer:
             digest=target.sha256,
             length=target.length,
             target=target.path,
+            signed_by=target.role,
+            metadata=", ".join(
+                f"{role} {number}" for role, number in sorted(wish.versions.items())
+            ),
             previous=self._store.current(record.model) or "",
             now=self._clock(),
         )
-        self._save(fresh, "assigned", signed_by=target.role)
+        self._save(record, fresh)
         return _MOVED
+
+    def _objection(self, wish: Wish) -> str:
+        """Why policy does not let it in; "" when it does."""
+        case = self._quarantine.find(wish.target.sha256, runtime=self._device.runtime_version)
+        try:
+            check(
+                wish.target,
+                self._device,
+                floor=wish.floor,
+                blocked=wish.blocked,
+                quarantined={case.digest} if case else (),
+            )
+        except NotAllowed as refused:
+            if case is not None and refused.refusal is Refusal.QUARANTINED:
+                return f"{refused}: {case.reason}"
+            return str(refused)
+        return ""
+
+    def _refuse(self, record: Record, target: Target, reason: str) -> Step:
+        version, digest = target.facts.version, target.sha256
+        if self._moves.refuse(record.model, version=version, digest=digest, reason=reason):
+            self._count_outcome(record.model, "refused")
+        return Step(moved=False, waiting_for=reason)
 
     # 2.
 
     def _make_room(self, record: Record, _wish: Wish | None) -> Step:
-        part = self._part(record)
-        keep = self._needed() | {record.digest}
-        removals = space.choose_removals(
-            self._store.held(),
-            keep=keep,
-            disk=(disk := space.look(self._staging)),
-            needed=space.needed_bytes(record.length, allocated_bytes=space.allocated_bytes(part)),
-            reserve=space.reserve_bytes(disk.total_bytes),
+        self._drop_parts()
+        removed = self._intake.make_room(
+            record.model, record.digest, record.length, keep=self._needed()
         )
-        for release in removals:
-            self._store.discard(release.model, release.digest)
-            self._note(release.model, "release removed for room", digest=release.digest)
+        for release in removed:
+            self._moves.note(release.model, "release removed for room", digest=release.digest)
         return self._move(record, Event.FETCH)
 
     # 3.
@@ -267,48 +348,32 @@ class Installer:
     def _bring_in(self, record: Record, wish: Wish | None) -> Step:
         if wish is None:
             return Step(moved=False, waiting_for="the fleet's metadata")
-        target, part = wish.target, self._part(record)
         try:
-            fetch(
-                wish.source,
-                target.location,
-                part,
-                length=target.length,
-                sha256=target.sha256,
-                limits=self._limits,
-                on_progress=lambda there, length: self._on_progress(record.model, there, length),
-            )
-            self._open(part, target)
+            arriving = self._intake.bring_in(wish.target, wish.source)
         except Untrusted as exc:
             if exc.reason is not TrustReason.MISMATCH:
                 raise
             # Not the bundle's fault: whoever serves it sends something else. Never quarantined.
-            return Step(moved=False, waiting_for=str(exc))
+            return Step(moved=False, waiting_for=str(exc), failed=True)
         except (BundleRejected, Damaged) as exc:
-            atomic.remove(part)
-            return self._move(record, Event.ROLL_BACK, str(exc))
-        atomic.remove(part)
-        return self._move(record, Event.PUBLISH)
-
-    def _open(self, part: Path, target: Target) -> None:
-        """Make the bundle a release.
-
-        Raises:
-            BundleRejected, Damaged: it is not what it must be.
-        """
-        staged = self._store.incoming(target.sha256)
-        manifest = open_bundle(part, staged, limit_bytes=target.length)
-        if problem := disagreement(target.facts, facts_of(manifest)):
-            raise BundleRejected(f"its manifest is not what was signed: {problem}")
-        self._store.publish(staged, manifest.name, target.sha256)
+            step = self._move(record, Event.ROLL_BACK, str(exc))
+        else:
+            if arriving:
+                return Step(moved=False, waiting_for=arriving)
+            step = self._move(record, Event.PUBLISH)
+        self._drop_parts()
+        return step
 
     # 4.
 
     def _probe(self, record: Record, _wish: Wish | None) -> Step:
+        if not record.tries:
+            return self._count_try(record, Event.PROBE)
         try:
             verdict = self._daemon.probe(self._store.release(record.model, record.digest))
         except DaemonRefused as exc:
-            return Step(moved=False, waiting_for=f"the daemon does not probe: {exc}")
+            waiting_for = f"the daemon does not probe: {exc}"
+            return Step(moved=False, waiting_for=waiting_for, failed=True)
         if verdict.reasons:
             return self._move(record, Event.ROLL_BACK, "; ".join(verdict.reasons))
         if (verdict.model, verdict.version) != (record.model, record.version):
@@ -324,34 +389,18 @@ class Installer:
     def _await_window(self, record: Record, wish: Wish | None) -> Step:
         if wish is None or not wish.assignment.window_open:
             return Step(moved=False, waiting_for="a maintenance window")
-        before = self._daemon.traffic(record.model)
-        self._before_p95_ms[record.model] = comparable_p95_ms(before)
-        counted = record.tried(Event.TRY, boot_id=self._boot_id, now=self._clock())
-        self._save(counted, "try begins")
-        return _MOVED
+        return self._count_try(record, Event.TRY)
 
     def _try(self, record: Record, _wish: Wish | None) -> Step:
-        try:
-            self._store.activate(record.model, record.digest)
-            serving = self._daemon.activate(record.model)
-        except (DaemonRefused, Damaged, FileExistsError) as exc:
-            return self._move(record, Event.ROLL_BACK, str(exc))
-        if serving.release != record.digest:
-            return self._move(record, Event.ROLL_BACK, "the daemon did not take it up")
-        return self._move(record, Event.WATCH)
+        judgement = self._trial.begin(record)
+        if judgement.ruling is Ruling.ROLL_BACK:
+            return self._move(record, Event.ROLL_BACK, judgement.reason)
+        return self._move(self._trial.watched(record), Event.WATCH)
 
     # 7.
 
     def _watch(self, record: Record, _wish: Wish | None) -> Step:
-        serving = self._daemon.traffic(record.model)
-        if serving is None or serving.release != record.digest:
-            return self._move(record, Event.ROLL_BACK, "the daemon does not serve it any more")
-        judgement = judge(
-            self._limits_of(record),
-            serving,
-            self._before_p95_ms.get(record.model, 0.0),
-            watched_s=max(0.0, self._clock() - record.since),
-        )
+        judgement = self._trial.watch(record)
         match judgement.ruling:
             case Ruling.COMMIT:
                 return self._move(record, Event.COMMIT, judgement.reason)
@@ -360,96 +409,84 @@ class Installer:
             case Ruling.WATCH:
                 return Step(moved=False, waiting_for="its probation")
 
-    # 8.
+    # 8. and 9.
 
     def _clean_up(self, record: Record, _wish: Wish | None) -> Step:
-        keep = self._needed()
-        for digest in self._store.collect(keep):
-            self._note(record.model, "release removed", digest=digest)
+        for digest in self._store.collect(self._needed()):
+            self._moves.note(record.model, "release removed", digest=digest)
         return self._move(record, Event.DONE)
 
-    # 9.
-
     def _turn_back(self, record: Record, _wish: Wish | None) -> Step:
-        now = self._clock()
-        if self._quarantine.find(record.digest, runtime=self._device.runtime_version) is None:
-            self._quarantine.add(
-                record.digest,
-                runtime=self._device.runtime_version,
-                model=record.model,
-                version=record.version,
-                reason=record.reason,
-                now=now,
-            )
-        if self._store.current(record.model) == record.digest:
-            if record.previous:
-                self._store.activate(record.model, record.previous)
-            else:
-                self._store.deactivate(record.model)
-        try:
-            self._daemon.activate(record.model)
-        except DaemonRefused as exc:
-            _log.warning("nothing serves after the way back model=%s reason=%s", record.model, exc)
-        except DaemonUnavailable as exc:
-            # The link is turned: whenever the daemon starts, it starts with what was before.
-            _log.warning("the daemon is not there to turn back model=%s: %s", record.model, exc)
-        return self._move(record, Event.DONE, record.reason)
+        reason = self._way_back.take(record, self._device.runtime_version)
+        for digest in self._store.collect(self._needed() - {record.digest}):
+            self._moves.note(record.model, "release removed", digest=digest)
+        return self._move(record, Event.DONE, reason)
 
-    def _interrupted(self, record: Record, event: Event, reason: str) -> None:
-        if event is Event.RETRY and record.may(event):
-            retried = record.tried(event, boot_id=self._boot_id, now=self._clock(), reason=reason)
-            self._save(retried, "try begins again", reason=reason)
-        else:
-            self._move(record, Event.ROLL_BACK, reason)
+    # Tries.
+
+    def _try_again(self, record: Record, event: Event, reason: str) -> Step:
+        """After a try that was cut short: PROBE or RETRY, or ROLL_BACK when it was the last."""
+        if event is Event.ROLL_BACK:
+            return self._move(record, event, reason)
+        try:
+            return self._count_try(record, event, reason)
+        except OSError as exc:
+            if record.state not in UNDER_TRIAL:
+                raise
+            # It may not be loaded uncounted, and the link may lead to it already.
+            return self._move(record, Event.ROLL_BACK, f"{reason}; no try can be counted: {exc}")
+
+    def _count_try(self, record: Record, event: Event, reason: str = "") -> Step:
+        if not record.may(event):
+            return self._move(record, event)
+        self._save(record, self._trial.counted(record, event, reason))
+        return _MOVED
+
+    # Moves.
 
     def _move(self, record: Record, event: Event, reason: str = "") -> Step:
         if not record.may(event):
             event, reason = Event.ROLL_BACK, "this rollout has moved too often"
-        self._save(
-            record.moved(event, now=self._clock(), reason=reason), event.value, reason=reason
-        )
+        self._save(record, record.moved(event, now=self._clock(), reason=reason))
         return _MOVED
 
-    def _save(self, record: Record, what: str, **facts: Fact) -> None:
-        """The record first; then the history, which tells what was done."""
-        self._journal.save(record)
-        self._note(
-            record.model,
-            what,
-            state=record.state.value,
-            version=record.version,
-            digest=record.digest,
-            rollout_id=record.rollout_id,
-            serial=record.serial,
-            **facts,
-        )
+    def _save(self, before: Record, record: Record) -> None:
+        self._moves.save(record)
+        if record.event is Event.COMMIT:
+            self._count_outcome(record.model, "committed")
+        elif record.event is Event.ROLL_BACK:
+            was_switched = before.state in {State.IDLE, *UNDER_TRIAL}
+            self._count_outcome(record.model, "rolled_back" if was_switched else "rejected")
 
-    def _note(self, model: str, what: str, **facts: Fact) -> None:
-        event: Mapping[str, Fact] = {"model": model, "event": what, **facts}
-        self._history.append(event, now=self._clock())
-        _log.info("update %s", " ".join(f"{key}={value}" for key, value in event.items()))
+    def _count_outcome(self, model: str, outcome: str) -> None:
+        self._outcomes[model, outcome] = self._outcomes.get((model, outcome), 0) + 1
 
-    def _part(self, record: Record) -> Path:
-        return self._staging / f"{record.digest}.part"
+    # The disk.
+
+    def _drop_parts(self) -> None:
+        records = self._journal.records()
+        self._intake.keep({record.digest for record in records if record.state in _ARRIVING})
 
     def _needed(self) -> frozenset[str]:
         """Digests that some model's update may still want."""
         return frozenset().union(*(record.needed for record in self._journal.records()))
 
-    def _limits_of(self, record: Record) -> Probation:
-        release = self._store.release(record.model, record.digest)
-        return parse_manifest((release / MANIFEST_NAME).read_bytes()).probation
 
-
-def _overtaken(record: Record, wish: Wish | None) -> Event | None:
+def _overtaken(record: Record, wish: Wish | None) -> tuple[Event, str] | None:
     """How to leave an update that the fleet does not wish any more; None to go on.
 
     One that answers already is judged to its end, unless it is blocked: nothing is known against
     it, and what is wished instead is installed after it.
     """
-    if wish is None or record.state in {State.IDLE, State.ROLLING_BACK, State.COMMITTED}:
+    if wish is None or record.state in {State.IDLE, *_LEAVING}:
         return None
-    if record.state in {State.TRYING, State.PROBATION}:
-        return Event.ROLL_BACK if record.digest in wish.blocked else None
-    is_wished = wish.target.sha256 == record.digest and record.digest not in wish.blocked
-    return None if is_wished else Event.ABANDON
+    is_blocked = record.digest in wish.blocked
+    if record.state in UNDER_TRIAL:
+        return (Event.ROLL_BACK, "the fleet blocks it now") if is_blocked else None
+    if wish.target.sha256 != record.digest:
+        return Event.ABANDON, "the fleet wishes another release now"
+    if is_blocked:
+        return Event.ABANDON, "the fleet blocks it now"
+    if wish.target.facts.release_counter < wish.floor:
+        return Event.ABANDON, f"it is below the signed floor now, which is {wish.floor}"
+    return None

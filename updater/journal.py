@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SUFFIX = ".json"
-_MAX_RECORD_BYTES = 64 * 1024  # its three texts from outside are 6 KB each at most, escaped
+_MAX_RECORD_BYTES = 64 * 1024  # its five texts from outside are 6 KB each at most, escaped
 _MAX_MODELS = 1000  # far more than a box can serve; whoever assigns more fills no disk
 
 _Count = Annotated[int, Meta(ge=0)]
@@ -42,34 +42,45 @@ class Record:
 
     Attributes:
         model: its name.
+        event: the last move; None when there was none.
         rollout_id, serial: of the desired state that this update carries out.
         version: the candidate's, 1 or more.
         digest: sha256 of the candidate's bundle, hex. In IDLE: of the last candidate.
         length: bytes of the bundle.
         target: the bundle's TUF target path.
+        signed_by: the role whose metadata lists it.
+        metadata: the versions of all metadata that this was decided by, for people.
         previous: digest of the release to go back to; "" when there was none.
-        tries: how often the candidate has been about to load, 0 to `MAX_TRIES`.
+        tries: how often the candidate has been about to load: to be probed, until TRY; then to
+            serve. 0 to `MAX_TRIES`.
         boot_id: of the boot in which the last try was counted.
+        deaths: of the daemon, as it counted them then (`updater/lives.py`).
+        before_p95_ms: of the release before, to compare with; 0 when too little is known of it.
+        watched_from: beginning of the probation, monotonic seconds of that boot.
         transitions: moves of this serial, 0 to `MAX_TRANSITIONS`.
         since: of the last move, wall seconds.
-        until: end of the probation, wall seconds.
         reason: of the last move, for people; at most 1000 characters.
     """
 
     model: str
     state: State = State.IDLE
+    event: Event | None = None
     rollout_id: str = ""
     serial: _Count = 0
     version: _Count = 0
     digest: _Digest = ""
     length: _Count = 0
     target: str = ""
+    signed_by: str = ""
+    metadata: str = ""
     previous: _Digest = ""
     tries: _Count = 0
     boot_id: str = ""
+    deaths: _Count = 0
+    before_p95_ms: float = 0.0
+    watched_from: float = 0.0
     transitions: _Count = 0
     since: float = 0.0
-    until: float = 0.0
     reason: str = ""
 
     @property
@@ -93,6 +104,8 @@ class Record:
         target: str,
         previous: str,
         now: float,
+        signed_by: str = "",
+        metadata: str = "",
     ) -> Record:
         """The record of a new update. The same serial again goes on counting its moves.
 
@@ -109,6 +122,8 @@ class Record:
             digest=digest,
             length=length,
             target=target,
+            signed_by=plain(signed_by),
+            metadata=plain(metadata),
             previous=previous,
             transitions=self.transitions if same else 0,
         )
@@ -125,32 +140,52 @@ class Record:
         return dataclasses.replace(
             self,
             state=advance(self.state, event),
+            event=event,
             transitions=self.transitions + 1,
             since=now,
             reason=plain(reason),
         )
 
-    def tried(self, event: Event, *, boot_id: str, now: float, reason: str = "") -> Record:
+    def tried(
+        self, event: Event, *, boot_id: str, deaths: int, now: float, reason: str = ""
+    ) -> Record:
         """The record that counts one more try; it must be saved before the candidate loads.
 
         Args:
-            event: TRY or RETRY.
+            event: PROBE, TRY or RETRY. Probes are counted by themselves.
             boot_id: of this boot.
+            deaths: of the daemon, as it counts them.
 
         Raises:
             RuntimeError: as for `moved`.
         """
         moved = self.moved(event, now=now, reason=reason)
-        return dataclasses.replace(moved, tries=self.tries + 1, boot_id=boot_id, until=0.0)
+        tries = 1 if event is Event.TRY else self.tries + 1
+        return dataclasses.replace(moved, tries=tries, boot_id=boot_id, deaths=deaths)
 
-    def after_restart(self, *, boot_id: str, daemon_died: bool) -> Event | None:
+    def recalled(self, *, now: float, reason: str) -> Record:
+        """The record of an operator's way back. His word begins a new count when none is left.
+
+        Raises:
+            RuntimeError: as for `moved`.
+        """
+        has_left = self.may(Event.ASSIGN) or self.state is not State.IDLE
+        counting = self if has_left else dataclasses.replace(self, transitions=0)
+        return counting.moved(Event.ROLL_BACK, now=now, reason=reason)
+
+    def after_restart(self, *, boot_id: str, deaths: int = 0) -> Event | None:
         """What a start of the updater, or the daemon's death, makes of this update.
 
+        Args:
+            deaths: of the daemon since the try was counted. Each one after the first has used up
+                a try as well: whoever started it again has loaded the candidate again.
+
         Returns:
-            RETRY or ROLL_BACK, to be saved before anything else; None to go on where it stands.
+            PROBE, RETRY or ROLL_BACK, to be saved before anything else; None to go on.
         """
-        interrupted = daemon_died or boot_id != self.boot_id
-        return after_restart(self.state, tries=self.tries, interrupted=interrupted)
+        interrupted = deaths > 0 or boot_id != self.boot_id
+        tries = self.tries + max(deaths - 1, 0)
+        return after_restart(self.state, tries=tries, interrupted=interrupted)
 
 
 class Journal:

@@ -67,18 +67,20 @@ class Session:
         limits: Limits,
         floors: Floors,
         believe: Callable[[float], Reference],
+        cancelled: Callable[[], bool],
     ) -> None:
         """Begin (`Trust.session`).
 
         Args:
             floors: what was seen until now.
             believe: the newest signed time to what time it is.
+            cancelled: as for `source.read`.
 
         Raises:
             Untrusted: NO_ROOT.
         """
         self.folder = folder
-        self._fetcher = _Fetcher(source, limits)
+        self._fetcher = _Fetcher(source, limits, cancelled)
         self._floors = floors
         self._believe = believe
         self._reference = believe(floors.signed_time)
@@ -199,9 +201,10 @@ def stored_view(folder: Path, floors: Floors, reference: Reference) -> View | No
 class _Fetcher(FetcherInterface):
     """Brings python-tuf the documents of a source, with our bounds and our errors."""
 
-    def __init__(self, source: str, limits: Limits) -> None:
+    def __init__(self, source: str, limits: Limits, cancelled: Callable[[], bool]) -> None:
         self._source = source
         self._limits = limits
+        self._cancelled = cancelled
         self._latest = ""
 
     def read(self, name: str, limit_bytes: int) -> bytes:
@@ -212,7 +215,13 @@ class _Fetcher(FetcherInterface):
         """
         self._latest = name
         try:
-            return read(self._source, name, limit_bytes=limit_bytes, limits=self._limits)
+            return read(
+                self._source,
+                name,
+                limit_bytes=limit_bytes,
+                limits=self._limits,
+                cancelled=self._cancelled,
+            )
         except Untrusted as exc:
             raise Untrusted(exc.reason, str(exc), role=self._role()) from exc
 

@@ -5,7 +5,8 @@ hold the updater or fill its memory:
 
 1. At most `limit_bytes` are taken.
 2. The whole reading ends by a deadline, whatever trickles in: handshake, headers or body.
-3. Only plain files are read from a folder: a pipe or a device that has a document's name would
+3. It also ends when it is not wanted any more.
+4. Only plain files are read from a folder: a pipe or a device that has a document's name would
    wait for ever.
 """
 
@@ -15,6 +16,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +27,12 @@ from updater.errors import FetchFailed, FetchReason, TrustReason, Untrusted
 from updater.web import Line, Timeouts, get, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _OK, _NOT_FOUND = 200, 404
 _CHUNK_BYTES = 1 << 16
+_LOOK_EVERY_S = 0.1
+"""How long a cancelled reading goes on at most."""
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
@@ -51,19 +55,32 @@ class Limits:
         return self.patience_s + limit_bytes / self.least_rate_bytes_s
 
 
-def read(source: str, name: str, *, limit_bytes: int, limits: Limits = Limits()) -> bytes:
+def _never() -> bool:
+    return False
+
+
+def read(
+    source: str,
+    name: str,
+    *,
+    limit_bytes: int,
+    limits: Limits = Limits(),
+    cancelled: Callable[[], bool] = _never,
+) -> bytes:
     """Read a document.
 
     Args:
         source: http:// or https:// URL of a repository, or the path of its folder.
         name: below that, "metadata/timestamp.json"; percent-encoded where it needs to be.
+        cancelled: asked ten times a second, from another thread, whether to give up.
 
     Raises:
-        FetchFailed: it did not arrive; status 404 when the source has none of that name.
+        FetchFailed: it did not arrive, or is not wanted any more; status 404 when the source has
+            none of that name.
         Untrusted: TOO_LARGE, there is more than `limit_bytes`.
     """
     if source.startswith(("http://", "https://")):
-        raw = _read_web(f"{source.rstrip('/')}/{name}", limit_bytes, limits)
+        raw = _read_web(f"{source.rstrip('/')}/{name}", limit_bytes, limits, cancelled)
     else:
         raw = _read_file(Path(source), name, limit_bytes)
     if len(raw) > limit_bytes:
@@ -71,10 +88,10 @@ def read(source: str, name: str, *, limit_bytes: int, limits: Limits = Limits())
     return raw
 
 
-def _read_web(url: str, limit_bytes: int, limits: Limits) -> bytes:
+def _read_web(url: str, limit_bytes: int, limits: Limits, cancelled: Callable[[], bool]) -> bytes:
     timeouts = Timeouts(connect_s=limits.silence_s, silence_s=limits.silence_s)
     with (
-        _line_until(limits.deadline_s(limit_bytes), url) as line,
+        _line_until(limits.deadline_s(limit_bytes), url, cancelled) as line,
         get(url, {}, timeouts, line) as response,
     ):
         if response.status != _OK:
@@ -91,17 +108,29 @@ def _read_web(url: str, limit_bytes: int, limits: Limits) -> bytes:
 
 
 @contextmanager
-def _line_until(deadline_s: float, url: str) -> Iterator[Line]:
-    """A line that is cut after so many seconds."""
+def _line_until(deadline_s: float, url: str, cancelled: Callable[[], bool]) -> Iterator[Line]:
+    """A line that is cut after so many seconds, or when it is not wanted any more."""
     late = FetchFailed(FetchReason.TOO_SLOW, f"{url}: not there after {deadline_s:g} s")
+    unwanted = FetchFailed(FetchReason.CANCELLED, f"{url}: not wanted any more")
+    deadline = time.monotonic() + deadline_s
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(min(_LOOK_EVERY_S, max(0.0, deadline - time.monotonic()))):
+            if cancelled():
+                line.cut(unwanted)
+            elif time.monotonic() >= deadline:
+                line.cut(late)
+                return
+
     with closing(Line()) as line:
-        timer = threading.Timer(deadline_s, line.cut, (late,))
-        timer.daemon = True
-        timer.start()
+        watch = threading.Thread(target=look, name="document-watch", daemon=True)
+        watch.start()
         try:
             yield line
         finally:
-            timer.cancel()
+            is_over.set()
+            watch.join()
 
 
 def _read_file(folder: Path, name: str, limit_bytes: int) -> bytes:

@@ -161,6 +161,11 @@ def allocate(path: Path, length: int) -> None:
         os.close(descriptor)
 
 
+def is_full(exc: OSError) -> bool:
+    """Whether the disk refused for want of room, which may be there later."""
+    return exc.errno in _FULL
+
+
 def hold_ballast(path: Path) -> None:
     """Take the room that a roll back will need, in a file that says nothing; done again, no more.
 

@@ -6,8 +6,8 @@ Rules:
    state stays as it is, and the step is tried again later.
 3. An update goes forward through every state in order, and leaves in three ways: COMMITTED, given
    up before anything was switched (ABANDON), or through ROLLING_BACK.
-4. A candidate is loaded at most MAX_TRIES times. Each try is on disk before it begins; a reboot or
-   the daemon's death on the candidate ends it.
+4. A candidate is loaded at most MAX_TRIES times to be probed, and as often to serve. Each try is on
+   disk before it begins; a reboot or the daemon's death on the candidate ends it.
 5. The moves of one serial are bounded, whatever else goes wrong, and the bound always leaves room
    for the moves back to IDLE.
 """
@@ -20,7 +20,7 @@ MAX_TRIES = 2
 """One more than one: a power cut that was not the candidate's fault must not condemn it."""
 
 MAX_TRANSITIONS = 28
-"""Moves of one serial, the way back included. An update without a hitch takes 9."""
+"""Moves of one serial, the way back included. An update without a hitch takes 10."""
 
 _WAY_BACK = 2
 """The moves from any state to IDLE: ROLL_BACK, DONE."""
@@ -47,6 +47,7 @@ class Event(Enum):
     ASSIGN = "assign"  # another release belongs here
     FETCH = "fetch"  # policy lets it in: get the bytes
     PUBLISH = "publish"  # the bytes are what was signed, and in the store
+    PROBE = "probe"  # one more probe is counted, and may begin
     PROBED = "probed"
     AWAIT_WINDOW = "await_window"
     TRY = "try"  # the window is open: the first try is counted, the link may be switched
@@ -71,6 +72,7 @@ _TABLE: dict[State, dict[Event, State]] = {
         Event.ABANDON: State.IDLE,
     },
     State.VERIFIED: {
+        Event.PROBE: State.VERIFIED,
         Event.PROBED: State.PROBED,
         Event.ROLL_BACK: State.ROLLING_BACK,
         Event.ABANDON: State.IDLE,
@@ -98,6 +100,16 @@ _TABLE: dict[State, dict[Event, State]] = {
     State.COMMITTED: {Event.DONE: State.IDLE},
     State.ROLLING_BACK: {Event.DONE: State.IDLE},
 }
+
+UNDER_TRIAL = frozenset({State.TRYING, State.PROBATION})
+"""The states in which the link is, or is about to be, the candidate's."""
+
+_AGAIN = {
+    State.VERIFIED: Event.PROBE,
+    State.TRYING: Event.RETRY,
+    State.PROBATION: Event.RETRY,
+}
+"""The states in which the candidate may be loaded, and what begins another try."""
 
 _ENDINGS = frozenset({Event.ROLL_BACK, Event.ABANDON, Event.DONE})
 
@@ -130,12 +142,13 @@ def after_restart(state: State, *, tries: int, interrupted: bool) -> Event | Non
     """What a start of the updater makes of the state it finds (rule 4).
 
     Args:
-        tries: begun ones, this one included.
+        tries: begun ones, this one included; 0 in VERIFIED before the first probe.
         interrupted: the machine has booted since the try was counted, or the daemon has died.
 
     Returns:
-        RETRY or ROLL_BACK, to be put on disk before the candidate loads; None to go on.
+        PROBE, RETRY or ROLL_BACK, to be put on disk before the candidate loads; None to go on.
     """
-    if state not in {State.TRYING, State.PROBATION} or not interrupted:
+    again = _AGAIN.get(state)
+    if again is None or not interrupted or not tries:
         return None
-    return Event.RETRY if tries < MAX_TRIES else Event.ROLL_BACK
+    return again if tries < MAX_TRIES else Event.ROLL_BACK

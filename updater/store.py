@@ -72,6 +72,15 @@ class Store:
         is_ours = path.parent == _real(self._releases / model) and _passes(check_digest, path)
         return path.name if is_ours else None
 
+    def check_link(self, model: str) -> None:
+        """Whether updates may turn the model's link; none there is fine.
+
+        Raises:
+            FileExistsError: `current` is an operator's; he must remove it to let updates in.
+            OSError: the disk cannot be read.
+        """
+        self._own_link(model)
+
     def incoming(self, digest: str) -> Path:
         """An empty folder to unpack a bundle into.
 

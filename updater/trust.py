@@ -4,7 +4,8 @@ What python-tuf 7 does: the whole client workflow of the TUF specification, with
 folder. What it does not do, and is done here:
 
 1. It syncs nothing. A session works on a copy of the metadata; the result is synced, then a link is
-   turned to it. Power lost at any moment leaves the old metadata or the new, whole.
+   turned to it. Power lost at any moment leaves the old metadata or the new, whole. With a scratch
+   folder in memory, a session that finds nothing new does not touch the disk.
 2. It remembers what it has seen in that folder alone. Our floors (floors.py) lie beside it and are
    checked before the link turns.
 3. It takes the system's clock. Ours is signedtime.py.
@@ -45,6 +46,10 @@ _LIMITS = Limits()
 _GENERATIONS = ("a", "b")
 
 
+def _never() -> bool:
+    return False
+
+
 class Trust:
     """The metadata of one repository on this device."""
 
@@ -56,6 +61,7 @@ class Trust:
         clock: Callable[[], float],
         limits: Limits = _LIMITS,
         earliest: float = 0.0,
+        scratch: Path | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -64,6 +70,8 @@ class Trust:
             anchor: the root.json that the device was provisioned with.
             clock: wall clock, seconds.
             earliest: when this program was made, wall clock seconds; it cannot be earlier.
+            scratch: name of a folder in memory that sessions may make, and work in; None: they work
+                on the disk.
         """
         self._metadata = folder / "tuf"
         self._floors_file = folder / "floor.json"
@@ -71,19 +79,21 @@ class Trust:
         self._clock = clock
         self._limits = limits
         self._earliest = earliest
+        self._scratch = scratch
 
-    def refresh(self, source: str) -> View:
+    def refresh(self, source: str, *, cancelled: Callable[[], bool] = _never) -> View:
         """Bring the metadata up to date, and the fleet's wish with it.
 
         Args:
             source: http:// or https:// URL of the repository, or the path of its folder.
+            cancelled: asked ten times a second, from another thread, whether to give up.
 
         Raises:
             Untrusted: what the source has must not be believed.
             FetchFailed: the source did not answer; try again later.
             OSError: the disk refused. What was known before is known still.
         """
-        with self.session(source) as session:
+        with self.session(source, cancelled=cancelled) as session:
             session.refresh()
             return session.look_at_fleet()
 
@@ -112,7 +122,7 @@ class Trust:
         return self._believe(self._floors(self._generation()).signed_time)
 
     @contextlib.contextmanager
-    def session(self, source: str) -> Iterator[Session]:
+    def session(self, source: str, *, cancelled: Callable[[], bool] = _never) -> Iterator[Session]:
         """Work with a source; what was verified in the block is kept, also when the block fails.
 
         Raises:
@@ -131,6 +141,7 @@ class Trust:
                 limits=self._limits,
                 floors=floors,
                 believe=self._believe,
+                cancelled=cancelled,
             )
             try:
                 yield session
@@ -175,8 +186,9 @@ class Trust:
     def _make_work_folder(self, before: Path | None) -> Path:
         """A copy of the metadata in use. Nothing of it needs to outlive the session."""
         atomic.make_folder(self._metadata)
-        work = self._metadata / "work"
+        work = self._scratch or self._metadata / "work"
         shutil.rmtree(work, ignore_errors=True)
+        work.parent.mkdir(parents=True, exist_ok=True)
         if before is not None and self._has_followed(before):
             shutil.copytree(before, work, symlinks=True)
         else:  # nothing yet, or it came from another trust anchor
@@ -200,9 +212,13 @@ class Trust:
         """Let the work be the metadata in use."""
         name = next(name for name in _GENERATIONS if before is None or name != before.name)
         generation = self._metadata / name
-        atomic.sync_tree(work)
+        fresh = self._metadata / "work"
+        if work != fresh:
+            atomic.remove(fresh)
+            shutil.copytree(work, fresh, symlinks=True)
+        atomic.sync_tree(fresh)
         atomic.remove(generation)
-        atomic.rename(work, generation)
+        atomic.rename(fresh, generation)
         atomic.replace_link(self._metadata / "current", name)
 
 

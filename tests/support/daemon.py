@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import requests
 from support.tables import read_tables
@@ -24,7 +25,7 @@ from daemon.app import Running, serve
 from daemon.config import Config
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 
     from daemon.models.registry import ModelRegistry
     from daemon.service import InferenceService
@@ -117,28 +118,182 @@ class DaemonProcess:
         return (self.root / LOG).read_text(encoding="utf-8")
 
 
+class KeptDaemon:
+    """`python -m daemon` on one port, in one life after the other, as systemd would keep it.
+
+    A context: the first life begins with it, and none outlives it.
+
+    Attributes:
+        lives: that have begun.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        port: int,
+        served: Sequence[Path | Mapping[str, object]] = (),
+        **tables: Any,
+    ) -> None:
+        """Write its configuration.
+
+        Args:
+            served, tables: as for `running_daemon`.
+        """
+        self.root = root
+        self.url = f"http://127.0.0.1:{port}"
+        self.lives = 0
+        self._ready_life: int | None = None
+        self._file = root / "inferd.toml"
+        self._process: subprocess.Popen[bytes] | None = None
+        http = {**tables.get("http", {}), "listen": [f"127.0.0.1:{port}"]}
+        config = make_tables(served, root, {**tables, "http": http})
+        self._file.write_text(_to_toml(config), encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def log(self) -> str:
+        """What it has logged in all of its lives."""
+        return (self.root / LOG).read_text(encoding="utf-8")
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """Of the present life, or the last one."""
+        assert self._process is not None, "it was never started"
+        return self._process
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def ready_life(self) -> int | None:
+        """The number of the present life, once it serves what there is; None until then."""
+        return self._ready_life
+
+    def outlives(self, life: int) -> bool:
+        """Whether this life goes on; the last one does not when its end is a second away."""
+        if self.lives != life:
+            return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1)  # its connections end some moments before it does
+        return self.lives == life and self.is_alive
+
+    def start(self) -> None:
+        """Begin a life, and wait until it serves what there is."""
+        self.spawn()
+        self.wait_until_ready()
+
+    def spawn(self) -> None:
+        """Begin a life and wait for nothing."""
+        assert not self.is_alive, "one at a time"
+        self._ready_life = None
+        with (self.root / LOG).open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "daemon", "--config", str(self._file)],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+            )
+        self.lives += 1
+
+    def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until it serves what there is."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            assert self.is_alive, f"the daemon has ended:\n{self.log[-4000:]}"
+            if self.look_whether_ready():
+                return
+            time.sleep(0.02)  # there is no event to wait for in another process
+        raise AssertionError(f"the daemon at {self.url} is not ready within {timeout_s} s")
+
+    def look_whether_ready(self) -> bool:
+        """Ask it."""
+        life = self.lives
+        try:
+            is_ready = requests.get(f"{self.url}/readyz", timeout=5).ok
+        except requests.RequestException:
+            return False
+        if is_ready:
+            self._ready_life = life
+        return is_ready
+
+    def kill(self) -> None:
+        """SIGKILL; none alive is fine."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(START_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait until it has stopped in good order."""
+        self.process.terminate()
+        assert self.process.wait(START_TIMEOUT_S) == 0, self.log[-4000:]
+
+    def wait_ended(self, timeout_s: float = START_TIMEOUT_S) -> int:
+        """Wait until it has died by itself; gives its exit status."""
+        return self.process.wait(timeout_s)
+
+
+class Keeper(threading.Thread):
+    """Starts a daemon again whenever it has died, as systemd does with `Restart=always`.
+
+    A context.
+    """
+
+    def __init__(self, daemon: KeptDaemon, *, may_live: Callable[[], bool] = lambda: True) -> None:
+        """Store only.
+
+        Args:
+            may_live: asked of each life as soon as it has begun; False: it is killed at once.
+        """
+        super().__init__(name="keeper", daemon=True)
+        self._daemon, self._may_live = daemon, may_live
+        self._ending = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self.join(START_TIMEOUT_S)
+
+    def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until some life serves what there is."""
+        deadline = time.monotonic() + timeout_s
+        while self._daemon.ready_life is None or not self._daemon.is_alive:
+            assert time.monotonic() < deadline, f"not ready within {timeout_s} s"
+            time.sleep(0.02)  # there is no event to wait for in another process
+
+    def run(self) -> None:
+        while not self._ending.wait(0.02):
+            if not self._daemon.is_alive:
+                self._daemon.spawn()
+            elif not self._may_live():
+                self._daemon.kill()
+            elif self._daemon.ready_life is None:
+                self._daemon.look_whether_ready()
+
+
 @contextmanager
 def daemon_process(
     served: Sequence[Path | Mapping[str, object]], /, *, root: Path, port: int, **tables: Any
 ) -> Iterator[DaemonProcess]:
     """Serve these models in a process of its own, on a given port, with SIGKILL at the end."""
-    tables = {**tables, "http": {**tables.get("http", {}), "listen": [f"127.0.0.1:{port}"]}}
-    file = root / "inferd.toml"
-    file.write_text(_to_toml(make_tables(served, root, tables)), encoding="utf-8")
-    with (
-        (root / LOG).open("wb") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", "daemon", "--config", str(file)],
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        ) as process,
-    ):
-        try:
-            yield DaemonProcess(process, f"http://127.0.0.1:{port}", root)
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+    kept = KeptDaemon(root, port=port, served=served, **tables)
+    (root / LOG).unlink(missing_ok=True)
+    kept.spawn()
+    try:
+        yield DaemonProcess(kept.process, kept.url, root)
+    finally:
+        kept.kill()
 
 
 def _to_toml(tables: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def daemon_in_thread(
-    models: Sequence[Path | Mapping[str, object]], **options: Any
+    models: Sequence[Path | Mapping[str, object]], /, **options: Any
 ) -> Iterator[RunningDaemon]:
     """Serve these models until the block ends; options as for `running_daemon`."""
     started: Future[tuple[RunningDaemon, asyncio.AbstractEventLoop, asyncio.Event]] = Future()

@@ -80,7 +80,7 @@ class DiskBox:
         assert self.history.recover().broken is None
         self._catch_up()
         record = self.record
-        event = record.after_restart(boot_id=self._boot_id, daemon_died=False)
+        event = record.after_restart(boot_id=self._boot_id)
         if event is Event.RETRY:
             self._retry(record)
         elif event:
@@ -138,11 +138,11 @@ class DiskBox:
 
     def _try(self, _version: int) -> None:
         hold_ballast(self._ballast)
-        self._save(self.record.tried(Event.TRY, boot_id=self._boot_id, now=NOW))
+        self._save(self.record.tried(Event.TRY, boot_id=self._boot_id, deaths=0, now=NOW))
 
     def _retry(self, record: Record) -> None:
         try:
-            self._save(record.tried(Event.RETRY, boot_id=self._boot_id, now=NOW))
+            self._save(record.tried(Event.RETRY, boot_id=self._boot_id, deaths=0, now=NOW))
         except OSError:
             self._give_up("a try that cannot be counted is none")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -19,3 +20,14 @@ async def eventually(holds: Callable[[], object], timeout_s: float = WAIT_S) -> 
     while not holds():
         assert time.monotonic() < deadline, f"did not hold within {timeout_s} s"
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def eventually_true(holds: Callable[[], object], timeout_s: float = 60) -> None:
+    """The same where no event loop runs; what refuses a connection does not hold yet."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(OSError):
+            if holds():
+                return
+        assert time.monotonic() < deadline, f"did not hold within {timeout_s} s"
+        time.sleep(0.05)

@@ -158,12 +158,23 @@ class Fleet:
 class Device:
     """Somebody who trusts the fleet's first root."""
 
-    def __init__(self, folder: Path, fleet: Fleet, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fleet: Fleet,
+        *,
+        limits: Limits | None = None,
+        scratch: Path | None = None,
+    ) -> None:
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.clock = Clock(fleet.clock.now)
         self.trust = Trust(
-            self.folder, fleet.anchor, clock=self.clock, limits=limits or Limits(patience_s=20)
+            self.folder,
+            fleet.anchor,
+            clock=self.clock,
+            limits=limits or Limits(patience_s=20),
+            scratch=scratch,
         )
 
     def lose_metadata(self) -> None:

@@ -200,6 +200,8 @@ def scratch_folder() -> Iterator[Path]:
 
 def _copy(source: Path, destination: Path) -> None:
     """Copy an image, leaving out blocks of zeros."""
+    # A file of its own: a container that was started meanwhile may still have the old one mounted.
+    destination.unlink(missing_ok=True)
     zeros = bytes(_BLOCK)
     with source.open("rb") as old, destination.open("wb") as new:
         while block := old.read(_BLOCK):

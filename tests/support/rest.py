@@ -18,6 +18,7 @@ from daemon.metrics import Metrics
 from daemon.models.registry import ModelRegistry
 from daemon.pipeline.media import MediaLimits
 from daemon.rest.context import RestContext
+from daemon.rest.doors import open_doors
 from daemon.rest.server import HttpServer
 from daemon.service import InferenceService
 
@@ -37,7 +38,10 @@ def make_context(
         Config, {"http": {"listen": ["127.0.0.1:0"], **http}, "models": {"folders": []}}
     )
     metrics = metrics or Metrics(CollectorRegistry())
+    doors = open_doors(config.http)
     return RestContext(
+        guard=doors.guard,
+        certificate=doors.certificate,
         service=service or _make_service(config, metrics),
         metrics=metrics,
         config=config.http,

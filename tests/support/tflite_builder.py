@@ -350,6 +350,197 @@ def hangs_while_at_most(limit: float) -> bytes:
     return model.build()
 
 
+def falls_without_end() -> bytes:
+    """A loop whose body is the loop: passes the verifier, kills its process while it is loaded."""
+    model = Model()
+    main, cond = model.graph("main"), model.graph("cond")
+    x, y = main.tensor("x", (1,)), main.tensor("y", (1,))
+    options = _options("While", condSubgraphIndex=cond.index, bodySubgraphIndex=main.index)
+    main.op("WHILE", [x], [y], options)
+    main.between([x], [y])
+
+    a, b = cond.tensor("a", (1,)), cond.tensor("b", (1,), np.bool_)
+    cond.op("LESS_EQUAL", [a, cond.constant("limit", [1.0])], [b], _options("LessEqual"))
+    cond.between([a], [b])
+    return model.build()
+
+
+def not_a_number_above(limit: float, *, factor: float = 2.0) -> bytes:
+    """Gives y = factor * x, float32 (1, 4); NaN where x is above `limit`."""
+    model = Model()
+    graph = model.graph()
+    x, y = graph.tensor("x", (1, 4)), graph.tensor("y", (1, 4))
+    room, root, nothing = (graph.tensor(name, (1, 4)) for name in ("room", "root", "nothing"))
+    graph.op("SUB", [graph.constant("limit", limit), x], [room], _options("Sub"))
+    graph.op("SQRT", [room], [root])
+    graph.op("MUL", [root, graph.constant("zero", 0.0)], [nothing], _options("Mul"))
+    graph.op("ADD", [_scaled(graph, x, factor), nothing], [y], _options("Add"))
+    graph.between([x], [y])
+    return model.build()
+
+
+def slow(rounds: int, *, factor: float = 2.0) -> bytes:
+    """Gives y = factor * x, float32 (1, 4), after so many rounds of a loop: 10000 take a ms."""
+    model = Model()
+    main = model.graph("main")
+    x, start = main.tensor("x", (1, 4)), main.constant("start", [0.0])
+    return _looping(
+        main, x, start, while_=("LESS", float(rounds)), step=("ADD", 1.0), factor=factor
+    )
+
+
+def hangs_above(limit: float, *, factor: float = 2.0) -> bytes:
+    """Gives y = factor * x, float32 (1, 4); one x above `limit` and it never comes back."""
+    model = Model()
+    main = model.graph("main")
+    x = main.tensor("x", (1, 4))
+    return _looping(
+        main, x, _largest(main, x), while_=("GREATER", limit), step=("MUL", 1.0), factor=factor
+    )
+
+
+def kills_above(limit: float, *, factor: float = 2.0) -> bytes:
+    """Gives y = factor * x, float32 (1, 4); one x above `limit` kills the process."""
+    model = Model()
+    main = model.graph("main")
+    x = main.tensor("x", (1, 4))
+    return _risky(main, x, _largest(main, x), limit, factor, kills=True)
+
+
+def fails_above(limit: float, *, factor: float = 2.0) -> bytes:
+    """Gives y = factor * x, float32 (1, 4); the runtime refuses a call with an x above `limit`."""
+    model = Model()
+    main = model.graph("main")
+    x = main.tensor("x", (1, 4))
+    return _risky(main, x, _largest(main, x), limit, factor, kills=False)
+
+
+def kills_at_call(number: int, *, factor: float = 2.0) -> bytes:
+    """Gives y = factor * x, float32 (1, 4); an interpreter's call of that number kills it."""
+    model = Model()
+    main = model.graph("main")
+    x = main.tensor("x", (1, 4))
+    return _risky(main, x, _calls(main), number - 0.5, factor, kills=True)
+
+
+def leaks(mebibytes: int, *, factor: float = 2.0) -> bytes:
+    """Gives y = factor * x, float32 (1, 4); each call takes so many MiB more than the last."""
+    model = Model()
+    graph = model.graph()
+    x, y = graph.tensor("x", (1, 4)), graph.tensor("y", (1, 4))
+    rows, whole = graph.tensor("rows", (1,)), graph.tensor("whole", (1,), np.int32)
+    tiles, big = graph.tensor("tiles", (2,), np.int32), graph.tensor("big", (-1, 1024))
+    highest, nothing = graph.tensor("highest", ()), graph.tensor("nothing", ())
+    graph.op(
+        "MUL", [_calls(graph), graph.constant("each", 256.0 * mebibytes)], [rows], _options("Mul")
+    )
+    graph.op("CAST", [rows], [whole])
+    one = graph.constant("one tile", [1], np.int32)
+    graph.op("CONCATENATION", [whole, one], [tiles], _options("Concatenation", axis=0))
+    line = graph.constant("line", np.ones((1, 1024)))
+    graph.op("TILE", [line, tiles], [big], _options("Tile"))
+    axes = graph.constant("axes", [0, 1], np.int32)
+    graph.op("REDUCE_MAX", [big, axes], [highest], _options("Reducer", keepDims=False))
+    graph.op("MUL", [highest, graph.constant("zero", 0.0)], [nothing], _options("Mul"))
+    graph.op("ADD", [_scaled(graph, x, factor), nothing], [y], _options("Add"))
+    graph.between([x], [y])
+    return model.build()
+
+
+def _scaled(graph: Graph, x: int, factor: float) -> int:
+    y = graph.tensor("scaled", (1, 4))
+    graph.op("MUL", [x, graph.constant("factor", factor)], [y], _options("Mul"))
+    return y
+
+
+def _calls(graph: Graph) -> int:
+    """How often this interpreter was called, this time included: float32 (1,)."""
+    init = graph.model.graph("init")
+    _variable(init, assign=init.constant("zero calls", [0.0]))
+    init.between([], [])
+    _call_once(graph, init)
+    calls = graph.tensor("calls", (1,))
+    one = graph.constant("one call", [1.0])
+    graph.op("ADD", [_variable(graph), one], [calls], _options("Add"))
+    _variable(graph, assign=calls)
+    return calls
+
+
+def _call_once(graph: Graph, start: Graph) -> None:
+    """Run another graph before the first call of this one."""
+    graph.op("CALL_ONCE", [], [], _options("CallOnce", initSubgraphIndex=start.index))
+
+
+def _largest(graph: Graph, x: int) -> int:
+    """The largest of x, float32 (1, 4): float32 (1,)."""
+    largest = graph.tensor("largest", (1,))
+    axes = graph.constant("axes", [1], np.int32)
+    graph.op("REDUCE_MAX", [x, axes], [largest], _options("Reducer", keepDims=False))
+    return largest
+
+
+def _looping(
+    main: Graph,
+    x: int,
+    start: int,
+    *,
+    while_: tuple[str, float],
+    step: tuple[str, float],
+    factor: float,
+) -> bytes:
+    """End a graph with y = factor * x, after a loop over a number of its own, float32 (1,).
+
+    Args:
+        while_, step: operator and right operand.
+    """
+    model = main.model
+    cond, body = model.graph("cond"), model.graph("body")
+    ended, same = main.tensor("ended", (1,)), main.tensor("same", (1, 4))
+    options = _options("While", condSubgraphIndex=cond.index, bodySubgraphIndex=body.index)
+    main.op("WHILE", [start, _scaled(main, x, factor)], [ended, same], options)
+    y = main.tensor("y", (1, 4))  # what comes out of the loop may not be the graph's own output
+    main.op("ADD", [same, main.constant("zero", 0.0)], [y], _options("Add"))
+    main.between([x], [y])
+
+    at, kept = cond.tensor("at", (1,)), cond.tensor("kept", (1, 4))
+    goes_on = cond.tensor("goes on", (1,), np.bool_)
+    name, right = while_
+    cond.op(name, [at, cond.constant("bound", [right])], [goes_on], _options(name.capitalize()))
+    cond.between([at, kept], [goes_on])
+
+    at, kept, after = body.tensor("at", (1,)), body.tensor("kept", (1, 4)), body.tensor("n", (1,))
+    name, right = step
+    body.op(name, [at, body.constant("step", [right])], [after], _options(name.capitalize()))
+    body.between([at, kept], [after, kept])
+    return model.build()
+
+
+def _risky(main: Graph, x: int, risk: int, limit: float, factor: float, *, kills: bool) -> bytes:
+    """End a graph with y = factor * x; with a risk, float32 (1,), above `limit` it fails.
+
+    It fails by a start that wants itself first, which the runtime notices, or by two that want each
+    other first, which nothing notices. Neither is run, and so found, before it is needed.
+    """
+    model = main.model
+    good, bad = model.graph("good"), model.graph("bad")
+    starts = [model.graph("start"), model.graph("start first")] if kills else [model.graph("start")]
+    for graph in (good, bad):
+        if graph is bad:
+            _call_once(graph, starts[0])
+        given = graph.tensor("given", (1, 4))
+        graph.between([given], [_scaled(graph, given, factor)])
+    for start, first in zip(starts, reversed(starts), strict=True):
+        _call_once(start, first)
+        start.between([], [])
+
+    is_bad, y = main.tensor("is bad", (1,), np.bool_), main.tensor("y", (1, 4))
+    main.op("GREATER", [risk, main.constant("limit", [limit])], [is_bad], _options("Greater"))
+    options = _options("If", thenSubgraphIndex=bad.index, elseSubgraphIndex=good.index)
+    main.op("IF", [is_bad, x], [y], options)
+    main.between([x], [y])
+    return model.build()
+
+
 def two_signatures(*, broken: bool = False) -> bytes:
     """Signatures `add` and `mul` of a and b, float32 (2, 2); broken: `mul` lacks its operator."""
     model = Model()

@@ -350,3 +350,23 @@ def test_other_files_beside_it_are_none_of_its_own(path):
     history = fill(path, 3)
 
     assert history.verify().broken is None
+
+
+def test_events_after_a_number_are_read_through_full_files(tmp_path):
+    history = History(tmp_path / "history.jsonl", max_bytes=1000, max_files=50)
+    for _ in range(40):
+        history.append({"event": "done"}, now=1.0)
+
+    assert len(list(tmp_path.iterdir())) > 3
+    assert [line.sequence for line in history.after(0, limit=1000)] == list(range(1, 41))
+    assert [line.sequence for line in history.after(17, limit=3)] == [18, 19, 20]
+    assert history.after(40, limit=10) == ()
+
+
+def test_the_last_number_is_known_after_a_rotation_too(tmp_path):
+    history = History(tmp_path / "history.jsonl", max_bytes=1)
+    assert history.last() == 0
+    history.append({"event": "done"}, now=1.0)
+    history.append({"event": "done"}, now=1.0)
+
+    assert history.last() == 2

@@ -47,7 +47,7 @@ def trying() -> Record:
     record = assigned()
     for event in (Event.FETCH, Event.PUBLISH, Event.PROBED, Event.AWAIT_WINDOW):
         record = record.moved(event, now=101.0)
-    return record.tried(Event.TRY, boot_id="boot-1", now=102.0)
+    return record.tried(Event.TRY, boot_id="boot-1", deaths=4, now=102.0)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_model_without_a_record_is_idle(folder):
 
 
 def test_a_saved_record_is_what_the_next_start_finds(folder):
-    record = dataclasses.replace(trying(), until=500.5, reason="a reason, with ü and \n")
+    record = dataclasses.replace(trying(), deaths=3, reason="a reason, with ü and \n")
     Journal(folder).save(record)
 
     assert Journal(folder).load("digits") == record
@@ -205,7 +205,8 @@ def test_a_reason_is_cut_and_made_writable(folder):
 def test_the_full_length_of_every_text_fits_in_a_record(folder):
     """Control characters are the longest when they are escaped."""
     long = "\x01" * 1000
-    record = assigned(rollout_id=long, target=long).moved(Event.ABANDON, now=1.0, reason=long)
+    texts = {"rollout_id": long, "target": long, "signed_by": long, "metadata": long}
+    record = assigned(**texts).moved(Event.ABANDON, now=1.0, reason=long)
     Journal(folder).save(record)
 
     assert Journal(folder).load("digits") == record
@@ -259,28 +260,61 @@ def test_a_serial_that_has_moved_too_often_can_only_turn_back():
 
 def test_a_try_is_counted_with_its_boot():
     record = trying()
-    again = record.tried(Event.RETRY, boot_id="boot-2", now=3.0)
+    again = record.tried(Event.RETRY, boot_id="boot-2", deaths=5, now=3.0)
 
-    assert (record.tries, record.boot_id) == (1, "boot-1")
-    assert (again.tries, again.boot_id) == (2, "boot-2")
+    assert (record.tries, record.boot_id, record.deaths) == (1, "boot-1", 4)
+    assert (again.tries, again.boot_id, again.deaths) == (2, "boot-2", 5)
+
+
+def test_probes_are_counted_by_themselves():
+    record = assigned().moved(Event.FETCH, now=1.0).moved(Event.PUBLISH, now=1.0)
+    probed = record.tried(Event.PROBE, boot_id="boot-1", deaths=0, now=2.0)
+    again = probed.tried(Event.PROBE, boot_id="boot-2", deaths=0, now=3.0)
+    for event in (Event.PROBED, Event.AWAIT_WINDOW):
+        again = again.moved(event, now=4.0)
+
+    assert (record.tries, probed.tries, again.tries) == (0, 1, 2)
+    assert again.tried(Event.TRY, boot_id="boot-2", deaths=0, now=5.0).tries == 1
+
+
+def test_each_death_after_the_first_has_used_up_a_try_too():
+    assert trying().after_restart(boot_id="boot-1", deaths=2) is Event.ROLL_BACK
+
+
+def test_an_operators_word_is_a_move_like_any_other():
+    idle = trying().moved(Event.ROLL_BACK, now=1.0).moved(Event.DONE, now=2.0)
+    back = idle.recalled(now=3.0, reason="he says so")
+
+    assert (back.state, back.reason) == (State.ROLLING_BACK, "he says so")
+    assert back.transitions == idle.transitions + 1
+
+
+@pytest.mark.parametrize("moves", [MAX_TRANSITIONS - 2, MAX_TRANSITIONS - 1, MAX_TRANSITIONS])
+def test_an_operators_word_begins_a_new_count_where_it_would_not_lead_to_the_end(moves):
+    idle = trying().moved(Event.ROLL_BACK, now=1.0).moved(Event.DONE, now=2.0)
+    used_up = dataclasses.replace(idle, transitions=moves)
+    back = used_up.recalled(now=3.0, reason="he says so")
+
+    assert back.transitions == 1
+    assert back.moved(Event.DONE, now=4.0).state is State.IDLE
 
 
 def test_a_new_boot_ends_a_try():
-    assert trying().after_restart(boot_id="boot-2", daemon_died=False) is Event.RETRY
+    assert trying().after_restart(boot_id="boot-2") is Event.RETRY
 
 
 def test_the_daemons_death_ends_a_try():
-    assert trying().after_restart(boot_id="boot-1", daemon_died=True) is Event.RETRY
+    assert trying().after_restart(boot_id="boot-1", deaths=1) is Event.RETRY
 
 
 def test_a_restart_in_the_same_boot_with_the_daemon_alive_goes_on():
-    assert trying().after_restart(boot_id="boot-1", daemon_died=False) is None
+    assert trying().after_restart(boot_id="boot-1") is None
 
 
 def test_a_second_end_drops_the_candidate():
-    again = trying().tried(Event.RETRY, boot_id="boot-2", now=3.0)
+    again = trying().tried(Event.RETRY, boot_id="boot-2", deaths=5, now=3.0)
 
-    assert again.after_restart(boot_id="boot-3", daemon_died=False) is Event.ROLL_BACK
+    assert again.after_restart(boot_id="boot-3") is Event.ROLL_BACK
 
 
 def test_the_releases_that_are_needed_are_the_candidate_and_the_previous():

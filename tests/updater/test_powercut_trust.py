@@ -64,15 +64,17 @@ def wrong_after(cut: Cut, fleet: Fleet, old: Path, newest: dict[str, int]) -> li
     return [f"{cut}: {problem}" for problem in problems]
 
 
-def test_a_refresh_survives_a_cut_at_every_step(disk, fleet):
+@pytest.mark.parametrize("place", [None, "memory"], ids=["on the disk", "in memory"])
+def test_a_refresh_survives_a_cut_at_every_step(disk, fleet, tmp_path, place):
     """From nothing to the old state, then to one with another root, keys, floors and bundles."""
+    scratch = tmp_path / place if place else None
     old = fleet.copy("old").path
     fleet.repository.rotate(["root", "models-main"])
     fleet.ship("digits", 2)
     fleet.repository.assign(lambda desired: raise_floors(desired, {"digits": 2}))
 
     def scenario(root: Path, promise: powercut.Promise) -> None:
-        device = Device(root, fleet)
+        device = Device(root, fleet, scratch=scratch)
         promise(device.trust.refresh(str(old)).versions)
         promise(device.trust.refresh(str(fleet.path)).versions)
 

@@ -208,3 +208,19 @@ class TestHttps:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
 
         assert read(url, NAME, limit_bytes=100) == b"0123456789"
+
+
+def test_a_reading_that_is_not_wanted_any_more_ends(server):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def hold(handler: SimpleHTTPRequestHandler) -> None:
+        asked.set()
+        go_on.wait()
+        handler.close_connection = True
+
+    server.answers[""] = hold
+    with pytest.raises(FetchFailed) as caught:
+        read(server.url, NAME, limit_bytes=10, cancelled=asked.is_set)
+    go_on.set()
+
+    assert caught.value.reason is FetchReason.CANCELLED

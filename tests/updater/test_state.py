@@ -25,6 +25,7 @@ LEGAL = {
     ("DOWNLOADING", "PUBLISH"): "VERIFIED",
     ("DOWNLOADING", "ROLL_BACK"): "ROLLING_BACK",
     ("DOWNLOADING", "ABANDON"): "IDLE",
+    ("VERIFIED", "PROBE"): "VERIFIED",
     ("VERIFIED", "PROBED"): "PROBED",
     ("VERIFIED", "ROLL_BACK"): "ROLLING_BACK",
     ("VERIFIED", "ABANDON"): "IDLE",
@@ -49,6 +50,7 @@ IN_ORDER = [
     "ASSIGN",
     "FETCH",
     "PUBLISH",
+    "PROBE",
     "PROBED",
     "AWAIT_WINDOW",
     "TRY",
@@ -57,7 +59,8 @@ IN_ORDER = [
     "DONE",
 ]
 TRIED = (State.TRYING, State.PROBATION)
-UNTRIED = [state for state in State if state not in TRIED]
+LOADED = (State.VERIFIED, *TRIED)
+UNLOADED = [state for state in State if state not in LOADED]
 
 
 @pytest.mark.parametrize(("pair", "after"), LEGAL.items(), ids="-".join)
@@ -135,18 +138,26 @@ def test_the_first_interrupted_try_is_tried_once_more(state):
     assert after_restart(state, tries=1, interrupted=True) is Event.RETRY
 
 
-@pytest.mark.parametrize("state", TRIED)
+def test_the_first_interrupted_probe_is_tried_once_more():
+    assert after_restart(State.VERIFIED, tries=1, interrupted=True) is Event.PROBE
+
+
+def test_an_interruption_before_the_first_probe_is_not_counted():
+    assert after_restart(State.VERIFIED, tries=0, interrupted=True) is None
+
+
+@pytest.mark.parametrize("state", LOADED)
 def test_the_second_interrupted_try_is_the_last(state):
     assert MAX_TRIES == 2
     assert after_restart(state, tries=2, interrupted=True) is Event.ROLL_BACK
 
 
-@pytest.mark.parametrize("state", TRIED)
+@pytest.mark.parametrize("state", LOADED)
 @pytest.mark.parametrize("tries", [1, 2])
 def test_a_restart_of_the_updater_alone_ends_no_try(state, tries):
     assert after_restart(state, tries=tries, interrupted=False) is None
 
 
-@pytest.mark.parametrize("state", UNTRIED, ids=lambda one: one.name)
+@pytest.mark.parametrize("state", UNLOADED, ids=lambda one: one.name)
 def test_an_interruption_counts_only_while_the_candidate_may_be_loaded(state):
     assert after_restart(state, tries=2, interrupted=True) is None

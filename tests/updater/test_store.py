@@ -474,3 +474,12 @@ def test_no_privilege_is_needed_for_read_only_releases(repository):
         )
 
     assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+def test_whether_a_link_may_be_turned_can_be_asked_before(tmp_path):
+    store = Store(tmp_path / "store", tmp_path / "models")
+    store.check_link("digits")
+    (tmp_path / "models/digits/current").mkdir(parents=True)
+
+    with pytest.raises(FileExistsError, match="does not lead into the store"):
+        store.check_link("digits")

@@ -326,3 +326,48 @@ class TestGarbage:
             device.trust.refresh(server.url)
 
         assert caught.value.reason is TrustReason.MALFORMED
+
+
+class TestScratch:
+    """With a folder in memory to work in."""
+
+    @pytest.fixture
+    def trust(self, tmp_path, fleet):
+        (tmp_path / "state").mkdir()
+        return Trust(
+            tmp_path / "state", fleet.anchor, clock=fleet.clock, scratch=tmp_path / "memory/look"
+        )
+
+    def test_a_refresh_that_finds_nothing_new_leaves_the_disk_alone(self, tmp_path, fleet, trust):
+        def facts() -> dict[Path, tuple[int, int]]:
+            state = tmp_path / "state"
+            paths = (state, *state.rglob("*"))
+            return {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in paths}
+
+        trust.refresh(str(fleet.path))
+        before = facts()
+
+        trust.refresh(str(fleet.path))
+
+        assert facts() == before
+        assert not (tmp_path / "memory/look").exists()
+
+    def test_what_is_new_is_kept_as_ever(self, tmp_path, fleet, trust):
+        trust.refresh(str(fleet.path))
+        fleet.ship("digits", 1)
+
+        view = trust.refresh(str(fleet.path))
+
+        assert trust.current() is not None
+        assert trust.current().versions == view.versions
+        assert sorted(path.name for path in (tmp_path / "state/tuf").iterdir()) == [
+            "a",
+            "b",
+            "current",
+        ]
+
+    def test_a_scratch_folder_that_cannot_be_had_is_said(self, tmp_path, fleet, trust):
+        (tmp_path / "memory").write_text("no folder")
+
+        with pytest.raises(OSError, match="memory"):
+            trust.refresh(str(fleet.path))

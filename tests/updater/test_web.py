@@ -1,4 +1,4 @@
-"""Lines that are cut, and what headers mean for the next try. Real answers are in test_fetch.py."""
+"""Lines that are cut, and what headers mean for the next try. Real answers: tests/updater/fetch."""
 
 from __future__ import annotations
 
