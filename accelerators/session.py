@@ -1,8 +1,10 @@
 """Session: one interpreter of one model, kept fit to be called.
 
 After any failed resize, and when memory ran out, the interpreter is made anew: the runtime is not
-to be trusted then. A stateful model loses its state by that. Another model's is also made anew when
-the runtime has piled up many complaints, which it never lets go.
+to be trusted then. A stateful model loses its state by a failed resize; for want of memory it is
+ended, because it would answer as if nothing had happened, and one that leaks would never be found
+out. Another model's is also made anew when the runtime has piled up many complaints, which it never
+lets go.
 """
 
 from __future__ import annotations
@@ -53,11 +55,13 @@ class Session:
 
         Raises:
             InvokeFailed: an input has a shape the model does not take, or the runtime failed.
-            MemoryError: there is not even enough to set the model up again.
+            MemoryError: there is not even enough to set the model up again, or its state is lost.
         """
         # Recovery waits until the exception is gone: its frames keep the old interpreter alive.
         with contextlib.suppress(OutOfMemory):
             return self._run(signature, inputs)
+        if self._stateful:
+            raise MemoryError("its state is lost")
         self._recover()
         # What earlier calls left behind is gone now: that may have been all that was missing.
         with contextlib.suppress(OutOfMemory):

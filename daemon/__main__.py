@@ -32,7 +32,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 after a stop in good order, 1 when an address cannot be had, 78 for a bad configuration.
     """
-    options = _parse(arguments)
+    options = build_parser().parse_args(arguments)
     if options.check_config:
         return int(importlib.import_module("daemon.start").check(options.config))
     try:
@@ -43,7 +43,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return int(importlib.import_module("daemon.start").run(options.config, newborn))
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="inferd",
         description="Serve TFLite models over HTTP and MQTT.",
@@ -63,7 +64,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="read the configuration, report every problem, exit 0 or 78",
     )
     parser.add_argument("--version", action="version", version=f"inferd {VERSION}")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

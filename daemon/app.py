@@ -2,13 +2,15 @@
 
 The order of the calls is the life of the process:
 1. Signals are ours from the first moment. The fork server was forked even before (`__main__.py`).
-2. HTTP, so that /healthz and /readyz answer while models load.
+2. HTTP, so that /healthz and /readyz answer while models load; then the mark that this life has
+   begun (`daemon/lives.py`), before any model can end it.
 3. The fork server, where models run in processes unless they say otherwise; then the models.
-4. MQTT, once the models are settled or `_SETTLE_S` have passed: a request taken from the broker
-   should find its model, and one model that hangs while it loads must not hold up the others.
+4. MQTT, and HTTP at sockets that were held for us, once the models are settled or `_SETTLE_S` have
+   passed: a request that waited should find its model, and one model that hangs while it loads must
+   not hold up the others.
 5. READY to systemd, then wait for a signal.
 6. Front ends stop taking requests and finish those under way; then models, then the fork server.
-   All of it together has `life.drain_timeout_s`.
+   All of it together has `life.drain_timeout_s`. The mark that it ended well comes last.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -31,29 +34,40 @@ from prometheus_client import CollectorRegistry
 
 from accelerators.forkserver import ForkServer
 from accelerators.startpages import give_back_start_pages
+from daemon.activation import inherited_sockets
 from daemon.documents import DocumentThread
 from daemon.errors import ConfigError
+from daemon.lives import begin_life
 from daemon.metrics import Metrics
 from daemon.models.registry import ModelRegistry
 from daemon.notify import Notifier, watchdog_interval_s
 from daemon.pipeline.media import MediaLimits
 from daemon.probe import Prober
 from daemon.rest.context import RestContext
+from daemon.rest.doors import Doors, open_doors
 from daemon.rest.server import HttpServer
+from daemon.rest.updaterlink import tell_updater
+from daemon.selfcheck import answers
 from daemon.service import InferenceService
+from daemon.updates import UpdateBoard
 from daemon.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
 
     from accelerators.earlyfork import Newborn
     from daemon.config import Config
+    from daemon.lives import Life
     from daemon.mqtt.frontend import MqttFrontEnd
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
 _SETTLE_S = 10.0
 """Longer than good models take to load on a small box, far below systemd's 90 s to be ready."""
+
+_LOOK_S = 2.0
+"""How long a token may still be good after it was taken out of the file."""
 
 _DESCRIPTORS = 65536
 """One for each connection and seven for each worker; far above what any configuration needs."""
@@ -117,39 +131,46 @@ async def serve(
         AcceleratorError: no fork server can be had.
     """
     environment = os.environ if environment is None else environment
-    life = _Life(config, Notifier(environment), reload)
+    life = _Life(config, environment, reload)
     async with AsyncExitStack() as stack:
         if handle_signals:
             life.own_signals(stack)
+        stack.push(life.end)
         _raise_descriptor_limit()
-        running, mqtt = await _assemble(config, newborn, stack, life)
+        running, http, mqtt = await _assemble(config, newborn, stack, life)
         stack.callback(life.notifier.stopping)
         life.registry = running.registry
         if on_listening is not None:
             on_listening(running)
         async with asyncio.TaskGroup() as tasks:
-            bringing_up = _bring_up(running, mqtt, life, on_ready)
+            bringing_up = _bring_up(running, http, mqtt, life, on_ready)
             work = [tasks.create_task(bringing_up, name="bring-up")]
             interval_s = watchdog_interval_s(environment, os.getpid())
             if interval_s is not None:
-                feeding = _feed(life.notifier, interval_s / 2)
+                feeding = _feed(life.notifier, interval_s / 2, running.addresses)
                 work.append(tasks.create_task(feeding, name="watchdog"))
             await life.stopping.wait()
             for task in work:
                 task.cancel()
         _log.info("stopping drain_timeout_s=%.1f", config.life.drain_timeout_s)
+        running.registry.begin_stop()
         life.begin_drain()
 
 
 class _Life:
-    """What signals do: stop, and read the configuration anew."""
+    """This life: its mark, its drain time, and what signals do."""
 
     def __init__(
-        self, config: Config, notifier: Notifier, reload: Callable[[], Config] | None
+        self,
+        config: Config,
+        environment: Mapping[str, str],
+        reload: Callable[[], Config] | None,
     ) -> None:
-        self.notifier = notifier
+        self.environment = environment
+        self.notifier = Notifier(environment)
         self.stopping = asyncio.Event()
         self.registry: ModelRegistry | None = None
+        self._mark: Life | None = None
         self._drain_s = config.life.drain_timeout_s
         self._drained_at = 0.0
         self._was_ready = False
@@ -176,6 +197,17 @@ class _Life:
         """The start is over."""
         self._was_ready = True
         self.notifier.ready(status)
+
+    def begin(self, mark_path: Path) -> None:
+        """Mark that this life has begun."""
+        self._mark = begin_life(mark_path)
+
+    def end(
+        self, error: type[BaseException] | None, _: BaseException | None, __: object, /
+    ) -> None:
+        """Mark that it ended well, if it did: the last thing of an exit stack."""
+        if self._mark is not None and error is None:
+            self._mark.end()
 
     def begin_drain(self) -> None:
         """From now on the drain time runs, once for everything."""
@@ -212,7 +244,7 @@ class _Life:
 
 async def _assemble(
     config: Config, newborn: Newborn | None, stack: AsyncExitStack, life: _Life
-) -> tuple[Running, MqttFrontEnd | None]:
+) -> tuple[Running, HttpServer, MqttFrontEnd | None]:
     """Build every object; HTTP listens when this returns. `stack` undoes it in reverse order."""
     metrics = Metrics(CollectorRegistry())
     forkserver = ForkServer(newborn)
@@ -233,12 +265,27 @@ async def _assemble(
     documents = DocumentThread()
     stack.callback(documents.close)
     device_id = config.device.id or socket.gethostname()
-    mqtt = _build_mqtt(config, device_id, service, metrics, documents)
+    updates = UpdateBoard()
+    updater_socket = config.socket_path.with_name("updater.sock")
+    mqtt = _build_mqtt(
+        config,
+        device_id,
+        service,
+        metrics,
+        documents,
+        updates=updates,
+        pass_hint_on=partial(tell_updater, updater_socket, "refresh", {"origin": "mqtt"}),
+    )
+    doors = open_doors(config.http)
     http = HttpServer(
         RestContext(
+            guard=doors.guard,
+            certificate=doors.certificate,
             prober=Prober(config, forkserver, service),
             store_dir=config.state_dir / "store",
-            updater_socket=config.socket_path.with_name("updater.sock"),
+            updater_socket=updater_socket,
+            updates=updates,
+            publish_events=mqtt.publish_updates if mqtt else None,
             service=service,
             metrics=metrics,
             config=config.http,
@@ -248,7 +295,12 @@ async def _assemble(
             status=lambda: {"mqtt": mqtt.status() if mqtt else {"enabled": False}},
         )
     )
-    addresses = await http.start(config.socket_path if config.http.unix_socket else None)
+    addresses = await http.start(
+        config.socket_path if config.http.unix_socket else None,
+        inherited=inherited_sockets(life.environment, os.getpid()),
+    )
+    stack.push_async_callback(_cancel, _start_looking(doors, http))
+    life.begin(config.socket_path.with_name("daemon.json"))
     stack.push_async_callback(_stop_front_end, http, life)
     if mqtt is not None:
         stack.push_async_callback(_stop_front_end, mqtt, life)
@@ -258,7 +310,27 @@ async def _assemble(
     give_back_start_pages()  # everything is imported, and no other thread has begun
     if config.defaults.isolation == "process":  # else the first model that wants one starts it
         await forkserver.start()
-    return running, mqtt
+    return running, http, mqtt
+
+
+def _start_looking(doors: Doors, http: HttpServer) -> asyncio.Task[None] | None:
+    """See to it that tokens and certificates which change take effect."""
+    if not doors.have_files:
+        return None
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if await asyncio.to_thread(doors.look):
+                http.forget_heads()
+
+    return asyncio.create_task(look(), name="doors")
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def _stop_front_end(front_end: HttpServer | MqttFrontEnd, life: _Life) -> None:
@@ -275,6 +347,9 @@ def _build_mqtt(
     service: InferenceService,
     metrics: Metrics,
     documents: DocumentThread,
+    *,
+    updates: UpdateBoard,
+    pass_hint_on: Callable[[], Awaitable[object]],
 ) -> MqttFrontEnd | None:
     if not config.mqtt.url:
         return None
@@ -286,13 +361,16 @@ def _build_mqtt(
         device_id=device_id,
         service=service,
         metrics=metrics,
-        state_dir=config.state_dir,
+        state_dir=config.state_dir / "outbox",
         documents=documents,
+        updates=updates,
+        pass_hint_on=pass_hint_on,
     )
 
 
 async def _bring_up(
     running: Running,
+    http: HttpServer,
     mqtt: MqttFrontEnd | None,
     life: _Life,
     on_ready: Callable[[Running], None] | None,
@@ -302,6 +380,7 @@ async def _bring_up(
         await asyncio.wait_for(running.registry.settled(), _SETTLE_S)
     except TimeoutError:
         _log.warning("models are still being loaded after seconds=%.0f", _SETTLE_S)
+    await http.serve_inherited()
     if mqtt is not None:
         await mqtt.start()
     life.is_ready(f"{len(running.service.models())} models")
@@ -311,11 +390,14 @@ async def _bring_up(
         on_ready(running)
 
 
-async def _feed(notifier: Notifier, interval_s: float) -> None:
-    """Tell the watchdog that the event loop still turns."""
+async def _feed(notifier: Notifier, interval_s: float, addresses: Sequence[str]) -> None:
+    """Tell the watchdog that we answer; where we do not, it ends us and systemd starts us anew."""
     while True:
-        notifier.watchdog()
-        await asyncio.sleep(interval_s)
+        if await answers(addresses, timeout_s=interval_s):
+            notifier.watchdog()
+        else:
+            _log.error("our own HTTP does not answer; the watchdog is not fed")
+        await asyncio.sleep(interval_s / 2)
 
 
 def _raise_descriptor_limit() -> None:

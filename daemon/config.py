@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 
 _ENVIRONMENT_PREFIX = "INFERD_"
 _ENVIRONMENT_SEPARATOR = "__"
+_CREDENTIALS = "$CREDENTIALS_DIRECTORY"
+"""What a path may begin with, instead of being below the root. Source: systemd.exec(5)."""
+_FILES = {
+    "http": ("tokens_file", "tls_certificate", "tls_key", "tls_client_ca"),
+    "mqtt": ("password_file", "ca_file", "certificate_file", "key_file"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,28 @@ def _check_mqtt_url(text: str) -> str:
     return text
 
 
+_SOURCE_FORM = "http://HOST/..., https://HOST/... or an absolute path; no user name in it"
+
+
+def _check_source(text: str) -> str:
+    if text and not (text.startswith("/") or _is_web_address(text)):
+        raise ValueError(f"expected {_SOURCE_FORM}")
+    return _check_printable(text)
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return False
+    host = url.hostname or ""
+    plain = not (url.query or url.fragment or "@" in url.netloc) and port != 0
+    return (
+        url.scheme in {"http", "https"} and plain and bool(_HOST.fullmatch(host) or _is_ipv6(host))
+    )
+
+
 def _check_printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("expected text without control characters")
@@ -153,6 +181,8 @@ class DeviceTable(Table, frozen=True):
         ),
     ] = ""
     """Names it in MQTT topics; empty for the host name."""
+    labels: dict[Name, Name] = msgspec.field(default_factory=dict)
+    """What the fleet's wishes pick devices by."""
 
 
 class PathsTable(Table, frozen=True):
@@ -161,6 +191,7 @@ class PathsTable(Table, frozen=True):
     root: Annotated[Path, Check(_check_root), Meta(description="an absolute path")] = Path("/")
     state: Path = Path("var/lib/inferd")
     run: Path = Path("run/inferd")
+    updater_state: Path = Path("var/lib/inferd-updater")
 
 
 class HttpTable(Table, frozen=True):
@@ -173,7 +204,18 @@ class HttpTable(Table, frozen=True):
     unix_socket: bool = True
     """Also listen on `run`/inferd.sock."""
     allow_anonymous: bool = False
-    """Allow an address that others on the network can reach, without tokens."""
+    """Allow an address that others on the network can reach, though nothing asks who they are."""
+    tokens_file: Path | None = None
+    """Who comes by the network must bring a token of this file (`daemon/tokens.py`)."""
+    tls_certificate: Path | None = None
+    """PEM, with those it was signed by: the addresses speak https."""
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """Clients must bring a certificate that was signed by one of these."""
+    tls_client_scopes: Annotated[
+        tuple[Literal["predict", "read", "admin"], ...], Meta(min_length=1)
+    ] = ("predict", "read")
+    """What a client's certificate is for, where there is no file of tokens."""
     max_body_mib: Annotated[int, Meta(ge=1, le=1024)] = 64
     max_connections: Annotated[int, Meta(ge=1, le=65536)] = 512
     header_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 15.0
@@ -198,6 +240,9 @@ class MqttTable(Table, frozen=True):
     username: Annotated[str, Check(_check_printable), Meta(max_length=256)] = ""
     password_file: Path | None = None
     ca_file: Path | None = None
+    certificate_file: Path | None = None
+    """PEM; shown to a broker that asks who we are."""
+    key_file: Path | None = None
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
     max_payload_mib: Annotated[int, Meta(ge=1, le=256)] = 16
     max_inflight: Annotated[int, Meta(ge=1, le=1000)] = 20
@@ -277,6 +322,23 @@ class LifeTable(Table, frozen=True):
     """At SIGTERM, requests under way may take so long; then the daemon stops."""
 
 
+class UpdatesTable(Table, frozen=True):
+    """`[updates]`: where signed updates come from; for `inferd-updater`."""
+
+    source: Annotated[
+        str,
+        Check(_check_source),
+        SECRET,
+        Meta(max_length=500, description=_SOURCE_FORM),
+    ] = ""
+    """Empty: nobody is asked. Never shown in a problem: somebody may put a password in it."""
+    poll_interval_s: Annotated[float, Meta(ge=1, le=604800)] = 900.0
+    """Between two looks, a fifth more or less."""
+    least_rate_bytes_s: Annotated[float, Meta(ge=0, le=1_000_000_000)] = 1000.0
+    """A download that is slower for a minute is given up, and goes on later."""
+    download_deadline_s: Annotated[float, Meta(gt=0, le=604800)] = 21600.0
+
+
 class Config(Table, frozen=True):
     """The whole configuration."""
 
@@ -289,6 +351,7 @@ class Config(Table, frozen=True):
     media: MediaTable = MediaTable()
     logs: LogsTable = LogsTable()
     life: LifeTable = LifeTable()
+    updates: UpdatesTable = UpdatesTable()
 
     @property
     def run_dir(self) -> Path:
@@ -352,17 +415,35 @@ def parse_config(
     ]
     if lines:
         raise ConfigError(tuple(lines))
-    return _place_files(config)
+    return _place_files(config, environment)
 
 
-def _place_files(config: Config) -> Config:
-    """Make the paths absolute that go to a front end, which is not given `paths`."""
-    files = {
-        key: config.below_root(file)
-        for key in ("password_file", "ca_file")
-        if (file := getattr(config.mqtt, key)) is not None
-    }
-    return changed(config, mqtt=changed(config.mqtt, **files))
+def _place_files(config: Config, environment: Mapping[str, str]) -> Config:
+    """Make the paths absolute that go to a front end, which is not given `paths`.
+
+    Raises:
+        ConfigError: one is a credential of systemd's, and there are none.
+    """
+    credentials = environment.get("CREDENTIALS_DIRECTORY", "")
+
+    def place(key: str, file: Path) -> Path:
+        if file.parts[0] != _CREDENTIALS:
+            return config.below_root(file)
+        if not credentials:
+            problem = f"{key}: expected LoadCredential= in the service's unit for {file}"
+            raise ConfigError((problem,))
+        return Path(credentials, *file.parts[1:])
+
+    placed = {}
+    for section, keys in _FILES.items():
+        table = getattr(config, section)
+        files = {
+            key: place(f"{section}.{key}", file)
+            for key in keys
+            if (file := getattr(table, key)) is not None
+        }
+        placed[section] = changed(table, **files)
+    return changed(config, **placed)
 
 
 class _Draft:
@@ -445,7 +526,8 @@ def _is_unicode(text: str) -> bool:
 def find_contradictions(config: Config, tables: Mapping[str, Any]) -> tuple[Problem, ...]:
     """Keys that are each valid and do not go together. Pure.
 
-    1. Nobody but this machine may reach an address, unless `allow_anonymous` says so.
+    1. Nobody but this machine may reach an address, unless something asks who they are, or
+       `allow_anonymous` says that nothing shall.
     2. There is some way in.
     3. What belongs to another choice is not given: it would be ignored in silence.
     4. A model's name, and an address, is given once.
@@ -469,18 +551,40 @@ def _check_http(http: HttpTable) -> list[Problem]:
     for place, text in enumerate(http.listen):
         path: KeyPath = ("http", "listen", place)
         address = parse_address(text)
-        if not (address.is_loopback or http.allow_anonymous):  # rule 1
+        asks = http.tokens_file is not None or http.tls_client_ca is not None
+        if not (address.is_loopback or asks or http.allow_anonymous):  # rule 1
             problems.append(
                 Problem(
                     path,
                     f' = "{text}": others on the network can reach this address and nothing asks '
-                    "them who they are: expected a loopback address, or "
-                    "http.allow_anonymous = true",
+                    "them who they are: expected http.tokens_file or http.tls_client_ca, a "
+                    "loopback address, or http.allow_anonymous = true",
                 )
             )
         if address.port and text in http.listen[:place]:  # rule 4
             problems.append(Problem(path, f' = "{text}": expected each address once'))
-    return problems
+    return [
+        *problems,
+        *_check_pair("http", http.tls_certificate, "tls_certificate", http.tls_key, "tls_key"),
+        *_check_clients(http),
+    ]
+
+
+def _check_pair(
+    section: str, certificate: Path | None, its_name: str, key: Path | None, keys_name: str
+) -> list[Problem]:
+    """A certificate and its key go together (rule 3)."""
+    if certificate is not None and key is None:
+        return [Problem((section, its_name), f": expected only with {section}.{keys_name}")]
+    if key is not None and certificate is None:
+        return [Problem((section, keys_name), f": expected only with {section}.{its_name}")]
+    return []
+
+
+def _check_clients(http: HttpTable) -> list[Problem]:
+    if http.tls_client_ca is not None and http.tls_certificate is None:  # rule 3
+        return [Problem(("http", "tls_client_ca"), ": expected only with http.tls_certificate")]
+    return []
 
 
 def _check_ways_in(config: Config) -> list[Problem]:
@@ -506,6 +610,13 @@ def _check_mqtt(mqtt: MqttTable) -> list[Problem]:
                 ": expected only with mqtt.username: "
                 "MQTT 3.1.1 has no password without a user name",
             )
+        )
+    problems += _check_pair(
+        "mqtt", mqtt.certificate_file, "certificate_file", mqtt.key_file, "key_file"
+    )
+    if mqtt.certificate_file is not None and mqtt.url and not parse_mqtt_url(mqtt.url)[1]:
+        problems.append(
+            Problem(("mqtt", "certificate_file"), ": expected only with an mqtts:// url")
         )
     return problems
 

@@ -155,6 +155,10 @@ class Overloaded(TemporaryError):
         self.retry_after_s = retry_after_s
 
 
+class NotKept(TemporaryError):
+    """What was handed over could not be put on disk; whoever has it keeps it and tries later."""
+
+
 class DeadlineExceeded(TemporaryError):
     """The request's deadline passed before its answer was there."""
 

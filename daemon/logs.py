@@ -8,20 +8,23 @@ line of its own or fill the disk.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
 import numbers
 import os
 import re
+import sys
 import time
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from daemon.errors import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 ROOT_LOGGER = "inferd"
 
@@ -32,6 +35,9 @@ _PLACEHOLDER = re.compile(r"%(?:[-+ #0]*\d*(?:\.\d+)?[a-zA-Z])")
 _SYSLOG_PRIORITIES = {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "INFO": 6, "DEBUG": 7}
 # Fields of every JSON line; a fact of the same name is told apart by a trailing underscore.
 _OWN_FIELDS = frozenset({"time", "level", "logger", "message", "traceback"})
+
+# Facts that are fields of the journal: `journalctl -u inferd MODEL=digits`.
+_JOURNAL_FACTS = frozenset({"model", "version", "device", "request_id"})
 
 LogFormat = Literal["text", "json"]
 
@@ -46,13 +52,13 @@ def set_up_logging(
             heard from "warning" on.
         log_format: "text" for people, "json" for one object per line.
         stream: usually stderr.
-        journal: the stream is systemd's journal: text lines carry its priority prefix, and no
-            time, which the journal keeps.
+        journal: the stream is systemd's journal, which keeps the time. Where systemd-python is
+            installed, text lines go there with fields (MODEL=, VERSION=, DEVICE=, REQUEST_ID=);
+            else with the priority alone.
     """
-    handler = _Handler(stream)
-    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter(journal))
+    handler = _choose_handler(log_format, stream, journal=journal)
     root = logging.getLogger()
-    for before in [old for old in root.handlers if isinstance(old, _Handler)]:
+    for before in [old for old in root.handlers if isinstance(old, _OURS)]:
         root.removeHandler(before)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
@@ -73,6 +79,58 @@ def is_journal(environment: Mapping[str, str], stream: TextIO) -> bool:
 
 class _Handler(logging.StreamHandler[TextIO]):
     """Ours, so that setting up again replaces it and no one else's."""
+
+
+class _JournalHandler(logging.Handler):
+    """Sends each line to the journal with its fields.
+
+    Args:
+        send: of systemd-python: `systemd.journal.send`.
+    """
+
+    def __init__(self, send: Callable[..., object]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._send(self.format(record), **journal_fields(record))
+        except Exception:  # noqa: BLE001 (logging's own way with what fails in a handler)
+            self.handleError(record)
+
+
+_OURS = (_Handler, _JournalHandler)
+
+
+def _choose_handler(log_format: LogFormat, stream: TextIO, *, journal: bool) -> logging.Handler:
+    if journal and log_format == "text" and (send := _journal_send()) is not None:
+        handler: logging.Handler = _JournalHandler(send)
+        handler.setFormatter(_PlainFormatter())
+        return handler
+    handler = _Handler(stream)
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter(journal))
+    return handler
+
+
+def _journal_send() -> Callable[..., object] | None:
+    """Debian's python3-systemd, where it is installed and this Python can load it."""
+    try:
+        return importlib.import_module("systemd.journal").send  # type: ignore[no-any-return]
+    except (ImportError, AttributeError):
+        return None
+
+
+def journal_fields(record: logging.LogRecord) -> dict[str, str]:
+    """What the journal keeps beside a line's text. Source: systemd.journal-fields(7)."""
+    fields = {
+        "PRIORITY": str(_SYSLOG_PRIORITIES.get(record.levelname, 6)),
+        "SYSLOG_IDENTIFIER": Path(sys.argv[0]).name,
+        "LOGGER": record.name,
+    }
+    for name, value in _facts_of(record):
+        if name in _JOURNAL_FACTS:
+            fields[name.upper()] = str(_make_safe(value))
+    return fields
 
 
 class _Shown:
@@ -144,14 +202,26 @@ class _JsonFormatter(_Formatter):
             "logger": record.name,
             "message": self.message_of(record),
         }
-        names = _fact_names(str(record.msg))
-        if isinstance(record.args, tuple) and len(names) == len(record.args):
-            for name, value in zip(names, record.args, strict=True):
-                if name:
-                    fields[f"{name}_" if name in _OWN_FIELDS else name] = _as_json(value)
+        for name, value in _facts_of(record):
+            fields[f"{name}_" if name in _OWN_FIELDS else name] = _as_json(value)
         if traceback := self.traceback_of(record):
             fields["traceback"] = "\n".join(traceback)
         return json.dumps(fields, ensure_ascii=False)
+
+
+class _PlainFormatter(_Formatter):
+    """The message and the traceback: the journal has the rest as fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join([self.message_of(record), *self.traceback_of(record)])
+
+
+def _facts_of(record: logging.LogRecord) -> list[tuple[str, object]]:
+    """The `key=value` facts of a message."""
+    names = _fact_names(str(record.msg))
+    if not isinstance(record.args, tuple) or len(names) != len(record.args):
+        return []
+    return [(name, value) for name, value in zip(names, record.args, strict=True) if name]
 
 
 @lru_cache(maxsize=512)  # templates are constants of the code

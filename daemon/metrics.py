@@ -161,7 +161,8 @@ _MQTT_CONNECTED = _Family(
 _MQTT_OUTBOX = _Family(
     GaugeMetricFamily,
     "inferd_mqtt_outbox_messages",
-    "Results that wait on disk for the MQTT broker. Absent while MQTT is off.",
+    "Results and events of updates that wait on disk for the MQTT broker. Absent while MQTT is "
+    "off.",
 )
 _UPDATE_STATE = _Family(
     GaugeMetricFamily,

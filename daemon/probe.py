@@ -1,7 +1,8 @@
 """Probe: would this release serve well here? Asked before it answers anybody.
 
 The candidate is loaded into workers of its own, by the same rules as any model, answers its health
-samples, and is stopped. A model that crashes, hangs, leaks or answers wrongly does so here.
+samples, and is stopped. A model that crashes, hangs, leaks or answers wrongly does so here. It gets
+a process in any case: one that wishes a thread of the daemon has yet to show that it kills nobody.
 
 What must hold, in this order:
 1. It loads: the file, its tables, its labels.
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from daemon.errors import DaemonError
+from accelerators.base import Isolation
+from daemon.errors import DaemonError, ModelUnavailable
 from daemon.metrics import Metrics
 from daemon.models.served import ServedVersion
 from daemon.models.settings import choose_settings
@@ -89,7 +91,11 @@ class Prober:
         self._one = asyncio.Lock()
 
     async def probe(self, folder: Path) -> Verdict:
-        """Try the release in a folder. Raises nothing: what is wrong is in the verdict."""
+        """Try the release in a folder. What is wrong with it is in the verdict.
+
+        Raises:
+            ModelUnavailable: it could not be tried, for want of a worker; later it may.
+        """
         async with self._one:
             began = time.monotonic()
             verdict = await self._probe(folder)
@@ -99,15 +105,18 @@ class Prober:
         name, found = await asyncio.to_thread(look_at_release, folder)
         if found is None:
             return Verdict((f"no model in {folder}",))
+        settings = choose_settings(found.model_path, found.tables, self._config)
         served = ServedVersion(
             name,
             found,
-            choose_settings(found.model_path, found.tables, self._config),
+            replace(settings, load=replace(settings.load, isolation=Isolation.PROCESS)),
             forkserver=self._forkserver,
             metrics=Metrics(CollectorRegistry()),  # what it does here is no business of the box's
         )
         await served.load()
         try:
+            if served.lacks_worker:
+                raise ModelUnavailable(name, served.status.reason, passes=True)
             if served.state is not VersionState.READY or served.target is None:
                 return Verdict((served.status.reason,), name, found.version)
             return await self._ask(served.target, folder, found.tables.health)

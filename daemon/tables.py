@@ -322,7 +322,7 @@ def _nearest(kind: type[Table], path: KeyPath) -> str:
     word = str(path[-1])
     # The right key in the wrong table, or in none.
     for section, key in keys_of(kind).items():
-        if word in keys_of(key.type) and section != path[0]:
+        if _is_table(key.type) and word in keys_of(key.type) and section != path[0]:
             return f"{section}.{word}"
     here: object = kind
     for step in path[:-1]:

@@ -15,6 +15,14 @@ from typing import TYPE_CHECKING
 
 from daemon.cli.bundlearguments import add_bundle
 from daemon.cli.repoarguments import add_repo
+from daemon.cli.tokenarguments import add_token
+from daemon.cli.updatearguments import (
+    add_history,
+    add_import,
+    add_quarantine,
+    add_rollback,
+    add_update,
+)
 from daemon.version import VERSION
 
 if TYPE_CHECKING:
@@ -32,7 +40,10 @@ _MOST_VALUES = 8
 """In a list of `bench`: eight instances by eight threads are two minutes and more."""
 _MOST_SECONDS = 600
 """That one setting may be measured for."""
-_EPILOG = "exit codes: 0 done, 1 refused or failed, 2 usage, 69 daemon not reachable, 78 bad config"
+_EPILOG = (
+    "exit codes: 0 done, 1 refused or failed, 2 usage, 69 daemon or updater not reachable, "
+    "78 bad config"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +307,21 @@ VERBS = {
     "bench": Verb(
         "daemon.cli.bench:bench", "measure how a model is best run on this machine", _add_bench
     ),
+    "update": Verb(
+        "daemon.cli.updates:update", "say where updates stand, or look for new ones", add_update
+    ),
+    "history": Verb(
+        "daemon.cli.updates:history", "say what updates have done here, and why", add_history
+    ),
+    "rollback": Verb("daemon.cli.updates:rollback", "undo a model's last update", add_rollback),
+    "quarantine": Verb(
+        "daemon.cli.updates:list_quarantine",  # each action names its own
+        "look after the bundles that have failed here",
+        add_quarantine,
+    ),
+    "import": Verb(
+        "daemon.cli.updates:import_stick", "take updates from a USB stick or a folder", add_import
+    ),
     "bundle": Verb(
         "daemon.cli.bundle:inspect",  # each action names its own
         "make, look into and try bundles, the files that updates consist of",
@@ -306,6 +332,12 @@ VERBS = {
         "daemon.cli.repo:repo",
         "publish signed updates: make a repository, sign, assign, export",
         add_repo,
+        talks=False,
+    ),
+    "token": Verb(
+        "daemon.cli.tokens:show",  # each action names its own
+        "make and revoke the tokens of http.tokens_file",
+        add_token,
         talks=False,
     ),
     "doctor": Verb(

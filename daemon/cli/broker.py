@@ -9,19 +9,18 @@ from __future__ import annotations
 import contextlib
 import getpass
 import importlib
-import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from daemon.cli.children import start, stop
 from daemon.cli.outcome import CommandError
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -29,27 +28,15 @@ HOST = "127.0.0.1"
 _SBIN = "/usr/sbin:/usr/local/sbin"
 """Not on every user's PATH, and that is where Debian puts the broker."""
 _START_TIMEOUT_S = 10.0
-_STOP_TIMEOUT_S = 5.0
 _POLL_S = 0.02
 _ATTEMPTS = 3
 """Somebody else can take a free port before the broker does."""
-
-_DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-parent, program = int(sys.argv[1]), sys.argv[2:]
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-if os.getppid() == parent:
-    os.execv(program[0], program)
-"""
-"""Becomes a program that the kernel kills when its parent has died; nothing when it has already.
-
-Source: prctl(2), PR_SET_PDEATHSIG, which outlives the exec."""
 
 _MOSQUITTO_CONFIG = """\
 listener {port} {host}
 allow_anonymous true
 persistence false
+set_tcp_nodelay true
 user {user}
 log_dest stderr
 log_type error
@@ -99,8 +86,8 @@ def run_broker(folder: Path) -> Iterator[Broker]:
         CommandError: there is no broker, or it does not start.
     """
     mosquitto = find_mosquitto()
-    start = run_iotcore(folder) if mosquitto is None else run_mosquitto(mosquitto, folder)
-    with start as broker:
+    run = run_iotcore(folder) if mosquitto is None else run_mosquitto(mosquitto, folder)
+    with run as broker:
         yield broker
 
 
@@ -116,7 +103,7 @@ def run_mosquitto(program: str, folder: Path) -> Iterator[Broker]:
     try:
         yield Broker("mosquitto", port)
     finally:
-        _stop(process)
+        stop(process)
 
 
 def _start_mosquitto(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
@@ -125,23 +112,11 @@ def _start_mosquitto(program: str, folder: Path) -> tuple[subprocess.Popen[bytes
         port = _free_port()
         config.write_text(_MOSQUITTO_CONFIG.format(port=port, host=HOST, user=getpass.getuser()))
         with log.open("wb") as stderr:
-            # A session of its own: Ctrl-C is for the demo, which ends its daemon before the broker.
-            process = subprocess.Popen(  # noqa: S603 (the program find_mosquitto found)
-                [*_dying_with_us(), program, "-c", str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                start_new_session=True,
-            )
+            process = start([program, "-c", str(config)], output=stderr, errors=stderr)
         if _wait_until_listening(process, port):
             return process, port
-        _stop(process)
+        stop(process)
     raise CommandError(f"mosquitto does not start: {log.read_text(errors='replace').strip()}")
-
-
-def _dying_with_us() -> list[str]:
-    """The beginning of a command whose program ends when this process does."""
-    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
 
 
 @contextmanager
@@ -177,12 +152,3 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> bool:
             return True
         time.sleep(_POLL_S)
     return False
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

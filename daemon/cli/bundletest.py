@@ -24,7 +24,7 @@ from daemon.cli.outcome import CommandError, ExitCode
 from daemon.cli.scratch import scratch_folder
 from daemon.cli.text import mebibytes, print_json, printable
 from daemon.config import parse_config
-from daemon.errors import ConfigError
+from daemon.errors import ConfigError, ModelUnavailable
 from daemon.logs import ROOT_LOGGER
 from daemon.metrics import Metrics
 from daemon.models.registry import ModelRegistry
@@ -105,7 +105,7 @@ def _probe(folder: Path, config: Config) -> Verdict:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(folder, config))
-    except (OSError, AcceleratorError) as exc:
+    except (OSError, AcceleratorError, ModelUnavailable) as exc:
         raise CommandError(f"cannot try it: {exc}") from exc
 
 

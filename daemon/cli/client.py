@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ ANSWER_TIMEOUT_S = 120.0
 """Longer than any sensible model's own timeout, so that the daemon's answer comes first."""
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """An answer above this is not read into memory; segmentation masks stay far below it."""
+TOKEN_VARIABLE = "INFERD_TOKEN"  # noqa: S105 (its name, not its value)
+_DAEMON_ADVICE = "is inferd running, and is --url right?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,15 @@ def model_path(model: str, version: int | None = None, verb: str = "") -> str:
 
 
 class Client:
-    """One daemon. Every request is a connection of its own."""
+    """One daemon. Every request is a connection of its own.
 
-    def __init__(self, address: Address) -> None:
+    Args:
+        advice: what to look at when nobody answers.
+    """
+
+    def __init__(self, address: Address, *, advice: str = _DAEMON_ADVICE) -> None:
         self._address = address
+        self._advice = advice
 
     @property
     def url(self) -> str:
@@ -129,13 +137,16 @@ class Client:
             Refused: the answer is not JSON, so it is no inferd that answers.
         """
         headers = {"Content-Type": content_type} if content_type else {}
-        connection = _connect(self._address)
+        token = os.environ.get(TOKEN_VARIABLE, "")
+        if token and self._address.socket_path is None:
+            headers["Authorization"] = f"Bearer {token}"
+        connection = self._connect()
         try:
             connection.request(method, self._address.prefix + path, body, headers)
             response = connection.getresponse()
             raw_answer = response.read(MAX_ANSWER_BYTES)
         except (OSError, http.client.HTTPException) as exc:
-            raise Unreachable(_explain(self.url, exc)) from exc
+            raise Unreachable(self._explain(exc)) from exc
         finally:
             connection.close()
         try:
@@ -149,6 +160,30 @@ class Client:
             return reply.body
         message = reply.body.get("error") if isinstance(reply.body, dict) else None
         raise Refused(str(message or f"HTTP status {reply.status}"), status=reply.status)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        address = self._address
+        if address.socket_path is not None:
+            connection: http.client.HTTPConnection = _UnixConnection(address.socket_path)
+        elif address.tls:
+            connection = http.client.HTTPSConnection(address.host, address.port)
+        else:
+            connection = http.client.HTTPConnection(address.host, address.port)
+        connection.timeout = CONNECT_TIMEOUT_S
+        try:
+            connection.connect()
+        except OSError as exc:
+            connection.close()
+            raise Unreachable(self._explain(exc)) from exc
+        connection.sock.settimeout(ANSWER_TIMEOUT_S)
+        return connection
+
+    def _explain(self, exc: Exception) -> str:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        advice = self._advice
+        if isinstance(exc, PermissionError) and self._address.socket_path is not None:
+            advice = f"use sudo, or be a member of the group {_group(self._address.socket_path)}"
+        return f"no answer from {self.url}: {reason or type(exc).__name__}; {advice}"
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -165,24 +200,9 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.settimeout(ANSWER_TIMEOUT_S)
 
 
-def _connect(address: Address) -> http.client.HTTPConnection:
-    if address.socket_path is not None:
-        connection: http.client.HTTPConnection = _UnixConnection(address.socket_path)
-    elif address.tls:
-        connection = http.client.HTTPSConnection(address.host, address.port)
-    else:
-        connection = http.client.HTTPConnection(address.host, address.port)
-    connection.timeout = CONNECT_TIMEOUT_S
+def _group(path: str) -> str:
+    """Whose members may use a socket."""
     try:
-        connection.connect()
-    except OSError as exc:
-        connection.close()
-        raise Unreachable(_explain(address.url, exc)) from exc
-    connection.sock.settimeout(ANSWER_TIMEOUT_S)
-    return connection
-
-
-def _explain(url: str, exc: Exception) -> str:
-    reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-    hint = "is inferd running, and is --url right?"
-    return f"no answer from {url}: {reason or type(exc).__name__}; {hint}"
+        return Path(path).group()
+    except (OSError, KeyError):
+        return "that owns it"

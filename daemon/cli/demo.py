@@ -1,36 +1,43 @@
 """`demo`: a story in chapters, told with a real daemon, a real broker and a real model.
 
-The daemon runs in this process; the story runs in a thread beside it and knows no more of the
-daemon than any client does. A chapter is a function that gets the `Stage` and raises when the
-appliance does not do what the chapter says. A new chapter is one function and one line in CHAPTERS.
+The daemon runs in this process; the updater, the broker and the fleet's web server run beside it.
+The story runs in a thread and knows no more of them than any client does. A chapter is a function
+that gets the `Stage` and raises when the appliance does not do what the chapter says. A new chapter
+is one function and one line in CHAPTERS.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
+import shutil
 import socket
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daemon.cli import demoupdates
 from daemon.cli.broker import HOST, Broker, run_broker
 from daemon.cli.client import Client, model_path, parse_address
+from daemon.cli.demofleet import MODEL, Fleet, web_server
+from daemon.cli.demoupdates import Stage, StoryBroken, run_updater
 from daemon.cli.inprocess import build_config, run_daemon
-from daemon.cli.mqttclient import MqttRequester
-from daemon.cli.outcome import CommandError, ExitCode
+from daemon.cli.outcome import CommandError, ExitCode, Unreachable
 from daemon.cli.scratch import scratch_folder
 from daemon.cli.serve import describe_models
 from daemon.cli.text import milliseconds, table
+from daemon.cli.updaterclient import SOCKET_NAME, Updater
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from daemon.app import Running
 
-MODEL = "fashion"
 DEVICE = "demo"
 USUAL_PORT = 8080
 # In a clone, then as installed.
@@ -40,29 +47,9 @@ MODEL_FOLDERS = (
 )
 _SHOWN_SAMPLE = "sneaker.png"
 _ANSWER_TOPIC = "answers/me"
-
-
-class StoryBroken(CommandError):
-    """The appliance did not do what the story says it does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What every chapter works with.
-
-    Attributes:
-        model_folder: of the demo model, with its labels and samples.
-    """
-
-    client: Client
-    broker: Broker
-    model_folder: Path
-
-    def samples(self) -> list[tuple[Path, str]]:
-        """Every sample picture with the label it should get: `ankle-boot.png` is an ankle boot."""
-        labels = (self.model_folder / "labels.txt").read_text().splitlines()
-        folder = self.model_folder / "samples"
-        return [(folder / f"{label.replace(' ', '-')}.png", label) for label in labels]
+_MODELS = Path("var/lib/inferd/models")
+_LONGEST_SOCKET_PATH = 107
+"""Bytes. Source: unix(7), sun_path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,40 +63,103 @@ class Chapter:
 def demo(arguments: argparse.Namespace) -> ExitCode:
     """Tell the story; then stay up until Ctrl-C, or with --once end."""
     with scratch_folder() as folder:
-        broker_folder, root = folder / "broker", folder / "root"
+        broker_folder = folder / "broker"
         broker_folder.mkdir()
         with run_broker(broker_folder) as broker:
-            play(broker, root, once=arguments.once)
+            play(broker, folder, once=arguments.once)
     return ExitCode.DONE
 
 
-def play(broker: Broker, root: Path, *, once: bool) -> None:
-    """Run a daemon below `root`, connected to `broker`, and tell the story.
+def play(broker: Broker, folder: Path, *, once: bool) -> None:
+    """Run a fleet, an updater and a daemon below `folder`, and tell the story.
 
     Raises:
         CommandError: something did not go as it should.
     """
     model_folder = find_model_folder()
+    fleet = Fleet(folder / "fleet", model_folder)
+    root = folder / "root"
+    _set_up(root, model_folder, fleet.begin())
+    with _run_folder(root) as run, web_server(fleet.path, folder / "web.log") as url:
+        updater = Updater(run / SOCKET_NAME)
+        config = folder / "inferd.toml"
+        config.write_text(_updater_config(root, run, url))
+        with run_updater(config, updater, folder / "updater.log"):
+            _run(broker, root, run, _Cast(model_folder, fleet, updater, url), once=once)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cast:
+    """Who takes part beside the daemon.
+
+    Attributes:
+        url: where the fleet's repository is served.
+    """
+
+    model_folder: Path
+    fleet: Fleet
+    updater: Updater
+    url: str
+
+
+def _set_up(root: Path, model_folder: Path, anchor: bytes) -> None:
+    """A box as it leaves the workshop: version 1 on its disk, and whom it is to trust."""
+    shutil.copytree(model_folder, root / _MODELS / MODEL)
+    anchor_file = root / "etc" / "inferd" / "root.json"
+    anchor_file.parent.mkdir(parents=True)
+    anchor_file.write_bytes(anchor)
+
+
+@contextmanager
+def _run_folder(root: Path) -> Iterator[Path]:
+    """Where the sockets go: below `root`, unless that makes their paths too long."""
+    below = root / "run" / "inferd"
+    if len(bytes(below / SOCKET_NAME)) <= _LONGEST_SOCKET_PATH:
+        below.mkdir(parents=True)
+        yield below
+        return
+    with scratch_folder(Path("/tmp")) as folder:  # noqa: S108 (a folder of our own in it)
+        yield folder
+
+
+def _updater_config(root: Path, run: Path, url: str) -> str:
+    """What the updater is told; what is JSON here is TOML as well."""
+    return (
+        f"[device]\nid = {json.dumps(DEVICE)}\n"
+        f"[paths]\nroot = {json.dumps(str(root))}\nrun = {json.dumps(str(run))}\n"
+        f"[updates]\nsource = {json.dumps(url)}\n"
+    )
+
+
+def _run(broker: Broker, root: Path, run: Path, cast: _Cast, *, once: bool) -> None:
     config = build_config(
         root,
-        [model_folder],
+        [],
         listen=f"{HOST}:{0 if once or not _is_free(USUAL_PORT) else USUAL_PORT}",
         mqtt_url=broker.url,
         allow_anonymous=False,
-        log_level="warning",
+        log_level="error",  # what goes wrong on purpose is told by the story
         device_id=DEVICE,
+        more={
+            "paths": {"run": str(run)},
+            "http": {"unix_socket": True},
+            "models": {"folders": [str(_MODELS)], "serve": []},
+        },
     )
     started_at = time.monotonic()
     stories: list[asyncio.Task[None]] = []
+    over = threading.Event()
 
     def on_ready(running: Running) -> None:
         print(f"broker   {broker.program} at {broker.url}")
         ready_s = time.monotonic() - started_at
         print(f"daemon   inferd at {running.addresses[0]}, ready after {ready_s:.2f} s")
-        print(f"models   {describe_models(running.service.models())}")
-        stage = Stage(Client(parse_address(running.addresses[0])), broker, model_folder)
+        print(f"updater  inferd-updater, looks for updates at {cast.url}")
+        print(f"models   {describe_models(running.service.models())}", flush=True)
+        client = Client(parse_address(running.addresses[0]))
+        stage = Stage(client, broker, DEVICE, cast.model_folder, cast.fleet, cast.updater, over)
         story = asyncio.create_task(asyncio.to_thread(tell, stage), name="story")
-        story.add_done_callback(lambda done: _after(done, running, once=once))
+        story.add_done_callback(lambda done: _after(done, running, run, over, once=once))
         stories.append(story)
 
     run_daemon(config, on_ready)
@@ -120,11 +170,16 @@ def play(broker: Broker, root: Path, *, once: bool) -> None:
     stories[0].result()
 
 
-def _after(story: asyncio.Task[None], running: Running, *, once: bool) -> None:
+def _after(
+    story: asyncio.Task[None], running: Running, run: Path, over: threading.Event, *, once: bool
+) -> None:
+    over.set()
     if once or story.cancelled() or story.exception() is not None:
         running.stop()
         return
-    print(f"\nThe daemon stays up at {running.addresses[0]}; Ctrl-C ends it.", flush=True)
+    print(f"\nThe daemon stays up at {running.addresses[0]}, and so does the updater. Try:")
+    print(demoupdates.advice(f"unix:{run / 'inferd.sock'}"))
+    print("Ctrl-C ends it.", flush=True)
 
 
 def find_model_folder() -> Path:
@@ -148,7 +203,10 @@ def tell(stage: Stage) -> None:
     """
     for number, chapter in enumerate(CHAPTERS, 1):
         print(f"\n{number}. {chapter.title}")
-        chapter.tell(stage)
+        try:
+            chapter.tell(stage)
+        except Unreachable as error:
+            raise StoryBroken(f"somebody has left in the middle of the story: {error}") from error
     print(f"\nAll {len(CHAPTERS)} chapters went as they should.", flush=True)
 
 
@@ -167,7 +225,7 @@ def predict_over_http(stage: Stage) -> None:
 
 def predict_over_mqtt(stage: Stage) -> None:
     """Publish the same pictures and take the answers from the response topic."""
-    with MqttRequester(HOST, stage.broker.port, DEVICE) as requester:
+    with stage.requester() as requester:
         requester.wait_until_online()
         _ask_about_samples(stage, lambda picture: requester.predict(MODEL, picture))
         topic = requester.request_topic(MODEL)
@@ -183,6 +241,12 @@ def predict_over_mqtt(stage: Stage) -> None:
 CHAPTERS = (
     Chapter("Pictures in by HTTP, names out", predict_over_http),
     Chapter("The same pictures by MQTT", predict_over_mqtt),
+    Chapter("A signed version 2 arrives, and takes over while clients ask", demoupdates.take_over),
+    Chapter(
+        "Version 3 knows its health samples, but fails on real pictures", demoupdates.turn_back
+    ),
+    Chapter("Version 4 does not know its health samples", demoupdates.refuse),
+    Chapter("What happened, as the updater has written it down", demoupdates.look_back),
 )
 
 

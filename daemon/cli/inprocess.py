@@ -16,7 +16,7 @@ from daemon.errors import ConfigError
 from daemon.logs import set_up_logging
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from daemon.app import Running
@@ -42,10 +42,14 @@ def build_config(
     allow_anonymous: bool,
     log_level: str,
     device_id: str = "",
+    more: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Config:
     """The configuration of a daemon that serves these models and keeps its state below `root`.
 
-    What is not an argument here comes from `INFERD_SECTION__KEY` variables, else from the defaults.
+    Args:
+        more: keys by table, which win over those that are made here.
+
+    What is not an argument comes from `INFERD_SECTION__KEY` variables, else from the defaults.
 
     Raises:
         BadConfig: with every problem, one line each.
@@ -63,6 +67,8 @@ def build_config(
         tables["mqtt"] = {"url": mqtt_url}
     if allow_anonymous:
         tables["http"]["allow_anonymous"] = True
+    for table, keys in (more or {}).items():
+        tables[table] = {**tables.get(table, {}), **keys}
     try:
         return parse_config((), os.environ, arguments=tables)
     except ConfigError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from daemon.cli.client import Client, parse_address
 from daemon.cli.outcome import ExitCode
-from daemon.cli.text import mebibytes, print_json, printable, table
+from daemon.cli.text import describe_duration, mebibytes, print_json, printable, table
+from daemon.cli.updatetext import describe_report
 
 if TYPE_CHECKING:
     import argparse
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 
 _MODEL_COLUMNS = ("MODEL", "VERSION", "STATE", "DEVICE", "TAKES", "GIVES", "MEMORY", "WHY")
 _DEVICE_COLUMNS = ("DEVICE", "KIND", "UP", "FACTS", "MODELS")
-_UPTIME_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def status(arguments: argparse.Namespace) -> ExitCode:
@@ -43,16 +44,21 @@ def _show(
     return ExitCode.DONE
 
 
-def describe_status(document: Mapping[str, Any]) -> str:
-    """The lines of `/api/status` that an operator asks for first."""
+def describe_status(document: Mapping[str, Any], now: float | None = None) -> str:
+    """The lines of `/api/status` that an operator asks for first.
+
+    Args:
+        now: wall clock, seconds.
+    """
     rows = [
         ("device", str(document["device"])),
         ("inferd", f"{document['version']}, up {describe_duration(document['uptime_s'])}"),
         ("ready", "yes" if document["ready"] else "no"),
+        *((f"  {model}", str(reason)) for model, reason in document["reasons"].items()),
         ("models", _describe_counts(document["models"], document["versions"])),
         ("mqtt", _describe_mqtt(document["mqtt"])),
+        *describe_report(document["updates"], time.time() if now is None else now),
     ]
-    rows += [(f"  {model}", str(reason)) for model, reason in document["reasons"].items()]
     return table(rows)
 
 
@@ -79,17 +85,6 @@ def describe_devices(document: Mapping[str, Any]) -> str:
         for device in document["devices"]
     ]
     return table(rows, _DEVICE_COLUMNS)
-
-
-def describe_duration(seconds: float) -> str:
-    """Its two largest units: "3 d 4 h", "12 min 5 s"."""
-    left = int(seconds)
-    parts: list[str] = []
-    for size, unit in _UPTIME_UNITS:
-        count, left = divmod(left, size)
-        if count or parts:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2]) or "0 s"
 
 
 def _describe_counts(model_count: int, versions: Mapping[str, int]) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_DURATIONS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
 
 def print_json(value: object) -> None:
     """Print a value for programs."""
@@ -30,6 +32,11 @@ def printable(text: str) -> str:
     return "".join("?" if unicodedata.category(char).startswith("C") else char for char in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """At most so many characters of a line."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def milliseconds(value: float) -> str:
     """A duration, three digits or so: "0.31 ms", "42 ms"."""
     return f"{value:.2f} ms" if value < 10 else f"{value:.0f} ms"  # noqa: PLR2004 (two digits)
@@ -38,3 +45,14 @@ def milliseconds(value: float) -> str:
 def mebibytes(count: float) -> str:
     """An amount of memory."""
     return f"{count / 2**20:.0f} MiB"
+
+
+def describe_duration(seconds: float) -> str:
+    """Its two largest units: "3 d 4 h", "12 min 5 s"."""
+    left = int(seconds)
+    parts: list[str] = []
+    for size, unit in _DURATIONS:
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"

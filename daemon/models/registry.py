@@ -38,6 +38,10 @@ _log = logging.getLogger(f"inferd.{__name__}")
 _MAX_LOADS = max(1, os.cpu_count() or 1)
 """Models loaded side by side: more would only compete for the processors."""
 
+_LONGEST_REQUEST_S = 3600.0
+"""The most time that a client may give a request: what a replaced version is in the middle of is
+not cut off, and each call that hangs in it still ends at the model's own limit."""
+
 
 class _Model:
     """One model: the versions that answer, and those that are on their way or were refused."""
@@ -99,6 +103,14 @@ class _Model:
     @property
     def is_settled(self) -> bool:
         return not any(v.state is VersionState.LOADING for v in self.candidates.values())
+
+    @property
+    def hindrance(self) -> str:
+        """Why what lies on disk could not be tried, which is not its own fault; "" when nothing."""
+        if self.found.problem and not self.unloaded:
+            return self.found.problem
+        short = (each for each in self.candidates.values() if each.lacks_worker)
+        return next((each.status.reason for each in short), "")
 
     @property
     def reason(self) -> str:
@@ -189,6 +201,11 @@ class ModelRegistry:
         await self.refresh(trust_first_sight=True)
         self._spawn(self._watch(), "models-watch")
 
+    def begin_stop(self) -> None:
+        """Begin no load any more, and let nobody wait for one; what answers goes on."""
+        self._stopping = True
+        self._spawn(self._tell(), "models-stopping")
+
     async def stop(self, grace_s: float) -> None:
         """Let requests under way finish, for at most so many seconds, and stop every worker."""
         self._stopping = True
@@ -264,10 +281,13 @@ class ModelRegistry:
 
         Raises:
             ModelNotFound: there is nothing of that name.
-            ModelUnavailable: no version of it answers.
+            ModelUnavailable: no version of it answers; or, with `passes`, this daemon could not try
+                what is there: it lacks a worker, cannot read the disk, or is being stopped.
         """
         await self.refresh(trust_first_sight=True)
         await self.load(name)
+        if hindrance := self._get(name).hindrance:
+            raise ModelUnavailable(name, hindrance, passes=True)
 
     async def load(self, name: str) -> None:
         """Want a known model again, try what was refused again; returns when that is settled.
@@ -282,8 +302,10 @@ class ModelRegistry:
         model = self._get(name)
         async with self._changed:
             await self._changed.wait_for(lambda: model.is_settled or self._stopping)
+        if self._stopping:
+            raise ModelUnavailable(name, "the daemon is being stopped", passes=True)
         if model.default is None:
-            raise ModelUnavailable(name, model.reason)
+            raise ModelUnavailable(name, model.reason, passes=bool(model.hindrance))
 
     async def unload(self, name: str) -> None:
         """Drain and stop every version of a model.
@@ -354,6 +376,8 @@ class ModelRegistry:
                     steady.append(version)
                 elif (before := self._adopted(model.name, version.version)) is not None:
                     steady.append(before)
+            if len(steady) < len(model.versions):
+                steady += self._vanished(model)
             known = self._models.get(model.name)
             if known is None:
                 known = self._models[model.name] = _Model(model)
@@ -375,6 +399,16 @@ class ModelRegistry:
         if model is None:
             return None
         return next((v for v in model.found.versions if v.version == version), None)
+
+    def _vanished(self, model: FoundModel) -> list[FoundVersion]:
+        """Versions that were there before and have gone: perhaps one still half written follows.
+
+        They are served on until it is known what does. An updater's link, for one, names another
+        version from one moment to the next.
+        """
+        known = self._models.get(model.name)
+        there = _numbers(model)
+        return [v for v in known.found.versions if v.version not in there] if known else []
 
     @staticmethod
     def _forget_refusals(model: _Model, keep: Collection[int]) -> None:
@@ -430,7 +464,9 @@ class ModelRegistry:
         self._spawn(self._wind_down(model, served), f"retire-{model.name}-{served.version}")
 
     async def _wind_down(self, model: _Model, served: ServedVersion) -> None:
-        await served.retire(self._config.life.drain_timeout_s)
+        is_replaced = not model.is_gone  # and nobody waits for its end
+        drain_s = _LONGEST_REQUEST_S if is_replaced else self._config.life.drain_timeout_s
+        await served.retire(drain_s)
         model.retiring.discard(served)
         self._reconcile(model)
         await self._tell()

@@ -295,9 +295,14 @@ class ServedVersion:
         )
 
     @property
+    def lacks_worker(self) -> bool:
+        """Whether it was refused for want of a worker, which says nothing of the model."""
+        return self.state is VersionState.UNAVAILABLE and self._retry_at < math.inf
+
+    @property
     def is_due(self) -> bool:
         """Whether it was refused for want of a worker, and is to be tried again now."""
-        return self.state is VersionState.UNAVAILABLE and time.monotonic() >= self._retry_at
+        return self.lacks_worker and time.monotonic() >= self._retry_at
 
     @property
     def down_reason(self) -> str:

@@ -74,7 +74,8 @@ class SessionSettings:
 
     Attributes:
         tls: None for a plain connection.
-        subscriptions: topic filters, all with QoS 1.
+        subscriptions: topic filters, all with QoS 1; what was retained there is not wanted.
+        standing: the same, where it is: what lies there still holds.
         receive_maximum: QoS 1 messages the broker may have open with us (MQTT 5).
         max_payload_bytes: of a request; somewhat more is still received, so that it can be refused
             with a reason.
@@ -90,8 +91,10 @@ class SessionSettings:
     subscriptions: tuple[str, ...]
     receive_maximum: int
     max_payload_bytes: int
+    standing: tuple[str, ...] = ()
     tls: bool = False
     ca_file: Path | None = None
+    certificate: tuple[Path, Path] | None = None
     username: str = ""
     password_file: Path | None = None
     backoff_first_s: float = 1.0
@@ -210,6 +213,7 @@ class Connection:
             settings.port,
             tls=settings.tls,
             ca_file=settings.ca_file,
+            certificate=settings.certificate,
             password_file=settings.password_file,
         )
         await open_stream(way, settings.host, lambda: self._stream)
@@ -292,7 +296,9 @@ class Connection:
     def _welcome(self, limits: BrokerLimits) -> None:
         """The broker has accepted us."""
         for topic_filter in self._settings.subscriptions:
-            self._subscribe(topic_filter)
+            self._subscribe(topic_filter, SubscribeOptions.RETAIN_DO_NOT_SEND)
+        for topic_filter in self._settings.standing:
+            self._subscribe(topic_filter, SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE)
         self._follow_paho()
         self._events.on_connected(self._number, limits)
 
@@ -346,7 +352,7 @@ class Connection:
             self._stream.send(packets.puback_packet(settled))
 
     def _unsubscribe(self) -> None:
-        self._client.unsubscribe(list(self._settings.subscriptions))
+        self._client.unsubscribe([*self._settings.subscriptions, *self._settings.standing])
         self._follow_paho()
 
     def _disconnect(self) -> None:
@@ -395,16 +401,14 @@ class Connection:
             receive_maximum=getattr(properties, "ReceiveMaximum", 65535),
         )
 
-    def _subscribe(self, topic_filter: str) -> None:
+    def _subscribe(self, topic_filter: str, retained: int) -> None:
         if not self._settings.mqtt5:
             self._client.subscribe(topic_filter, qos=1)
             return
         shared = topic_filter.startswith("$share/")  # where the standard forbids noLocal
         self._client.subscribe(
             topic_filter,
-            options=SubscribeOptions(
-                qos=1, noLocal=not shared, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND
-            ),
+            options=SubscribeOptions(qos=1, noLocal=not shared, retainHandling=retained),
         )
 
     def _on_subscribe(
@@ -413,7 +417,9 @@ class Connection:
         for reason in reasons:
             if reason.is_failure:
                 _log.error(
-                    "mqtt broker refused a subscription: requests will not arrive reason=%s", reason
+                    "mqtt broker refused a subscription: what is sent there will not arrive "
+                    "reason=%s",
+                    reason,
                 )
 
     def _on_disconnect(

@@ -3,6 +3,9 @@
 A request's way: session -> here (place or refusal) -> handler -> sender -> session. It is
 acknowledged to the broker when its answer is safe: acknowledged by the broker, or on disk.
 
+What the updater has done leaves on the same way, from the disk; hints that there may be updates
+come in, and are passed on to it.
+
 A broker that is away at the start, or later, holds nobody up: the session keeps trying.
 """
 
@@ -12,27 +15,34 @@ import asyncio
 import logging
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
+
+import orjson
 
 from daemon.config import parse_mqtt_url
 from daemon.documents import DocumentThread
-from daemon.errors import ConfigError, Overloaded, RefusalReason, shorten
+from daemon.errors import ConfigError, NotKept, Overloaded, RefusalReason, shorten
 from daemon.mqtt.connection import SessionSettings, Will
 from daemon.mqtt.handler import Handler
+from daemon.mqtt.hints import Hints
 from daemon.mqtt.messages import BrokerLimits, Delivery, Publication, Receipt
-from daemon.mqtt.outbox import Outbox
+from daemon.mqtt.outbox import Outbox, OutboxUnusable
 from daemon.mqtt.sender import Sender
 from daemon.mqtt.session import Session
-from daemon.mqtt.statedocument import state_document
+from daemon.mqtt.statedocument import StateNews, state_document
 from daemon.mqtt.topics import ANY_DEVICE, Command, Topics, encode_level
+from daemon.updates import UpdateBoard, event_document
 from daemon.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from daemon.config import MqttTable
     from daemon.metrics import Metrics
     from daemon.service import InferenceService
+    from daemon.updates import UpdateEvent
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
@@ -54,6 +64,10 @@ the 1000 messages that it queues by default. QoS 0 has no window: as many wait a
 _HELD_PAYLOADS = 4
 """Requests under way may together be so many times the largest payload, in bytes."""
 
+_EVENTS_SHARE = 4
+"""Of the outbox, events take one part in so many at most: they are safe in the updater's history,
+and results are nowhere else."""
+
 _MIB = 1024 * 1024
 
 
@@ -65,6 +79,8 @@ class MqttFrontEnd:
         device_id: names the appliance in topics.
         state_dir: where the outbox lies.
         documents: the thread that reads and writes large documents; one of its own when None.
+        updates: what the updater has said; None for nothing.
+        pass_hint_on: tells the updater to look; bounded, raises a DaemonError. None: no updater.
         backoff_first_s, backoff_most_s: wait before the first and the latest reconnect.
         settle_s: how long delayed results wait for those who asked to be back at the broker.
     """
@@ -78,6 +94,8 @@ class MqttFrontEnd:
         metrics: Metrics,
         state_dir: Path,
         documents: DocumentThread | None = None,
+        updates: UpdateBoard | None = None,
+        pass_hint_on: Callable[[], Awaitable[object]] | None = None,
         backoff_first_s: float = 1.0,
         backoff_most_s: float = 30.0,
         settle_s: float = 2.0,
@@ -97,6 +115,8 @@ class MqttFrontEnd:
             max_payload_bytes=self._max_payload_bytes,
             documents=documents or DocumentThread(),
         )
+        self._updates = updates or UpdateBoard()
+        self._hints = None if pass_hint_on is None else Hints(pass_hint_on)
         self._session = Session(self._settings(backoff_first_s, backoff_most_s), self)
         self._sender = Sender(
             self._session,
@@ -115,7 +135,7 @@ class MqttFrontEnd:
         self._running: set[asyncio.Task[None]] = set()
         self._held_bytes = 0
         self._lost_results = 0
-        self._published_state = b""
+        self._news = StateNews()
         self._is_draining = False
         self._is_started = False
         self._state_task: asyncio.Task[None] | None = None
@@ -145,6 +165,8 @@ class MqttFrontEnd:
         self._metrics.mqtt_connected(False)
         self._warn_of_open_password()
         await self._sender.start()
+        if self._hints is not None:
+            self._hints.start()
         self._session.start()
         self._state_task = asyncio.create_task(self._publish_states(), name="mqtt-state")
 
@@ -161,6 +183,8 @@ class MqttFrontEnd:
         self._is_draining = True
         if self._state_task is not None:
             self._state_task.cancel()
+        if self._hints is not None:
+            await self._hints.stop()
         if self.connected:
             self._session.unsubscribe(self._connection)
         await self._finish_requests(deadline)
@@ -171,6 +195,27 @@ class MqttFrontEnd:
         await self._session.stop(_FAREWELL_S)
         await self._sender.stop()
         self._metrics.mqtt_connected(False)
+
+    async def publish_updates(self, events: Sequence[UpdateEvent]) -> int:
+        """Put events of the updater on disk, from where they leave when the broker is there.
+
+        Returns:
+            The number of the last one that found a place.
+
+        Raises:
+            NotKept: none of them did.
+        """
+        most = max(1, self._config.outbox_max_messages // _EVENTS_SHARE)
+        room = most - self._sender.outbox_messages
+        if room <= 0:
+            raise NotKept("the outbox is full of what waits for the broker")
+        try:
+            kept = await self._sender.keep([self._publication(event) for event in events[:room]])
+        except OutboxUnusable as exc:
+            raise NotKept(f"the outbox cannot be used: {exc}") from exc
+        if not kept:
+            raise NotKept("the outbox is full")
+        return events[kept - 1].sequence
 
     # What the session tells: `daemon.mqtt.connection.Events`.
 
@@ -190,7 +235,7 @@ class MqttFrontEnd:
         self._sender.announce(
             Publication(self._topics.availability, _ONLINE, retain=True, content_type="text/plain")
         )
-        self._published_state = b""
+        self._news.forget()
         self._publish_state()
 
     def on_disconnected(self, connection: int, reason: str) -> None:
@@ -209,6 +254,10 @@ class MqttFrontEnd:
 
     def on_delivery(self, delivery: Delivery) -> None:
         """Take a request up, let it wait for a place, or refuse it."""
+        if self._hints is not None and delivery.topic in self._topics.hints:
+            self._session.acknowledge(delivery)
+            self._hints.came()
+            return
         command = None if delivery.retained else self._topics.command(delivery.topic)
         if command is None:
             _log.debug("mqtt message ignored topic=%s", shorten(delivery.topic))
@@ -296,12 +345,14 @@ class MqttFrontEnd:
     def _publish_state(self) -> None:
         if not self.connected:
             return
-        state = state_document(
-            self._device_id, VERSION, self._service.models(), self._service.readiness()
+        models, readiness = self._service.models(), self._service.readiness()
+        describe = partial(state_document, self._device_id, VERSION, models, readiness)
+        state = describe(self._updates.report)
+        is_news = self._news.is_news(
+            state, lambda: describe(self._updates.core), now=time.monotonic()
         )
-        if state == self._published_state:
+        if not is_news:
             return
-        self._published_state = state
         self._sender.announce(Publication(self._topics.state, state, retain=True))
 
     def _note_failure(self, reason: str) -> None:
@@ -341,14 +392,27 @@ class MqttFrontEnd:
             keepalive_s=config.keepalive_s,
             will=Will(self._topics.availability, _OFFLINE),
             subscriptions=tuple(wanted for wanted in filters if wanted is not None),
+            standing=() if self._hints is None else self._topics.hints,
             receive_maximum=config.max_inflight,
             max_payload_bytes=self._max_payload_bytes,
             ca_file=config.ca_file,
+            certificate=_pair(config.certificate_file, config.key_file),
             username=config.username,
             password_file=config.password_file,
             backoff_first_s=backoff_first_s,
             backoff_most_s=backoff_most_s,
         )
+
+    def _publication(self, event: UpdateEvent) -> Publication:
+        return Publication(
+            self._topics.updates,
+            orjson.dumps(event_document(self._device_id, event)),
+            request_id=f"update-{event.sequence}",
+        )
+
+
+def _pair(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    return None if certificate is None or key is None else (certificate, key)
 
 
 def _stopping() -> Overloaded:

@@ -44,9 +44,18 @@ class Way:
 
 
 async def find_way(
-    host: str, port: int, *, tls: bool, ca_file: Path | None, password_file: Path | None
+    host: str,
+    port: int,
+    *,
+    tls: bool,
+    ca_file: Path | None,
+    password_file: Path | None,
+    certificate: tuple[Path, Path] | None = None,
 ) -> Way:
-    """Ask the name server, and read the files; a changed password needs no restart.
+    """Ask the name server, and read the files; what changes in them needs no restart.
+
+    Args:
+        certificate: ours, and its key, for a broker that asks.
 
     Raises:
         OSError, ValueError: as `daemon.mqtt.failures` explains them.
@@ -60,6 +69,9 @@ async def find_way(
         if tls:
             cafile = None if ca_file is None else str(ca_file)
             context = ssl.create_default_context(cafile=cafile)
+            if certificate is not None:
+                # A key with a passphrase would ask for it on the terminal.
+                context.load_cert_chain(*certificate, password=lambda: "")
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = tuple((family, address) for family, _, _, _, address in found)
         return Way(addresses, context, password)

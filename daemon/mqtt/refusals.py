@@ -36,6 +36,7 @@ CODES: Mapping[type[errors.DaemonError], str] = {
     errors.TemporaryError: "unavailable",
     errors.ModelUnavailable: "unavailable",
     errors.Overloaded: "overloaded",
+    errors.NotKept: "unavailable",
     errors.DeadlineExceeded: "deadline_exceeded",
     errors.PredictionFailed: "prediction_failed",
     errors.WorkerCrashed: "worker_crashed",

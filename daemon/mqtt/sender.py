@@ -244,6 +244,29 @@ class Sender:
         if self._connected is None or len(self._memory) > _MAX_IN_MEMORY:
             self._wake.set()
 
+    async def keep(self, publications: Sequence[Publication]) -> int:
+        """Put messages that answer nobody on disk at once; they leave from there (rule 5).
+
+        Args:
+            publications: QoS 1 without expiry, each with a request id.
+
+        Returns:
+            How many found a place, from the first.
+
+        Raises:
+            OutboxUnusable: the disk refused, or the sender does not run; none of them is kept.
+        """
+        if self._task is None or self._stopping.is_set():
+            raise OutboxUnusable("MQTT does not run now")
+        try:
+            return await self._on_disk(self._outbox.append, publications)
+        finally:  # also when whoever handed them over has left: they may be there all the same
+            self._on_outbox(len(self._outbox))
+            if self._connected is not None and self._next_pass is None:
+                self._has_unread_rows = True
+                self._idle.clear()
+                self._wake.set()
+
     def announce(self, publication: Publication) -> None:
         """Send availability or state before anything else; nothing when there is no connection."""
         if self._connected is None:

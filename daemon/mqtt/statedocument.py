@@ -1,32 +1,78 @@
-"""The retained state document: versions, devices and health, in less than 8 KB. Pure.
+"""The retained state document: versions, devices, health, updates, in less than 8 KB. Pure.
 
 Brokers of the large clouds bound such documents at 8 KB, so a long one is cut: first its reasons,
-then the models at its end; `truncated` says so, and HTTP's `/api/models` has all of it.
+then updates that rest, then what is at the end of its lists; `truncated` says so, and HTTP's
+`/api/models` and `/api/updates` have all of it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from daemon.models.status import ModelStatus, Readiness, VersionStatus
+    from daemon.updates import ModelUpdate, UpdateReport
 
 MAX_STATE_BYTES = 8000
 
+REASONS_INTERVAL_S = 60.0
+"""A download's progress is for whoever looks, not for the whole fleet each second."""
+
+_MAX_UPDATES_BYTES = MAX_STATE_BYTES // 3
+"""Of a document that is cut: what is served is more to be told than what comes."""
 _SHORT_REASON_CHARS = 60
 
 
+class StateNews:
+    """Which states are worth publishing.
+
+    Rules:
+    1. One that says what the last one said is not.
+    2. One in which nothing else is new than why updates stand where they stand, which may be the
+       progress of a download, is not within `REASONS_INTERVAL_S` of the last one.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing was published: the next state is news."""
+        self._state = self._core = b""
+        self._at = -math.inf
+
+    def is_news(self, state: bytes, make_core: Callable[[], bytes], *, now: float) -> bool:
+        """Whether to publish this state; it then counts as the last one.
+
+        Args:
+            make_core: gives the same state without reasons and progress of updates.
+            now: monotonic seconds.
+        """
+        if state == self._state:
+            return False
+        core = make_core()
+        if core == self._core and now - self._at < REASONS_INTERVAL_S:
+            return False
+        self._state, self._core, self._at = state, core, now
+        return True
+
+
 def state_document(
-    device_id: str, version: str, models: Sequence[ModelStatus], readiness: Readiness
+    device_id: str,
+    version: str,
+    models: Sequence[ModelStatus],
+    readiness: Readiness,
+    updates: UpdateReport | None = None,
 ) -> bytes:
     """The JSON to publish; equal facts give equal bytes.
 
     Args:
         version: of this program.
+        updates: what the updater said last; None when it has said nothing.
     """
     document: dict[str, object] = {
         "device": device_id,
@@ -34,17 +80,21 @@ def state_document(
         "ready": readiness.ready,
         "reasons": dict(sorted(readiness.reasons.items())),
         "models": [_model(status) for status in models],
+        "updates": None if updates is None else _updates(updates),
         "truncated": False,
     }
     raw = orjson.dumps(document)
     if len(raw) < MAX_STATE_BYTES:
         return raw
-    return _cut(document, models)
+    return _cut(document, models, updates)
 
 
-def _cut(document: dict[str, object], models: Sequence[ModelStatus]) -> bytes:
+def _cut(
+    document: dict[str, object], models: Sequence[ModelStatus], updates: UpdateReport | None
+) -> bytes:
     document["truncated"] = True
     document["reasons"] = {}
+    document["updates"] = None if updates is None else _cut_updates(updates)
     summaries = [_model(status, _SHORT_REASON_CHARS) for status in models]
     while True:
         document["models"] = summaries
@@ -74,3 +124,32 @@ def _version(status: VersionStatus, reason_chars: int | None) -> dict[str, objec
         "requested_device": None if report is None else report.requested_device,
         "degraded": False if report is None else report.degraded,
     }
+
+
+def _updates(report: UpdateReport) -> dict[str, object]:
+    return {
+        "problem": report.problem,
+        "models": [_update(update) for update in sorted(report.models, key=_by_model)],
+    }
+
+
+def _cut_updates(report: UpdateReport) -> dict[str, object]:
+    short = _SHORT_REASON_CHARS
+    busy = sorted((update for update in report.models if update.state != "IDLE"), key=_by_model)
+    summaries = [_update(update, short) for update in busy]
+    while summaries and len(orjson.dumps(summaries)) > _MAX_UPDATES_BYTES:
+        del summaries[-max(1, len(summaries) // 8) :]
+    return {"problem": report.problem[:short], "models": summaries}
+
+
+def _update(update: ModelUpdate, reason_chars: int | None = None) -> dict[str, object]:
+    return {
+        "model": update.model,
+        "state": update.state,
+        "version": update.version,
+        "reason": update.reason if reason_chars is None else update.reason[:reason_chars],
+    }
+
+
+def _by_model(update: ModelUpdate) -> str:
+    return update.model

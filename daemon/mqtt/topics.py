@@ -4,8 +4,10 @@ Rules:
 1. A model name is one topic level: `/`, `+`, `#`, `%` and control characters are percent-encoded.
 2. Only `inferd/<device>/models/<model>/predict` and `inferd/any/models/<model>/predict` ask for a
    prediction.
-3. An answer is never published where some appliance would read it as a request, nor on a topic
-   that speaks for an appliance (`availability`, `state`).
+3. An answer is never published where some appliance would read it as a request or a hint, nor on
+   a topic that speaks for an appliance (`availability`, `state`, `updates`).
+4. `inferd/<device>/updates/refresh` and `inferd/any/updates/refresh` are hints that there may be
+   updates; every appliance hears the second.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _MAX_LEVEL_CHARS = 1024
 """Longer model levels are not read: a name has at most 128 characters, at most 12 each here."""
 
 _RESERVED = frozenset("/+#%\x7f")
-_DEVICE_TOPICS = frozenset({"availability", "state"})
+_DEVICE_TOPICS = frozenset({"availability", "state", "updates"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,16 @@ class Topics:
     def state(self) -> str:
         """The state document, retained."""
         return f"{self.base}/state"
+
+    @property
+    def updates(self) -> str:
+        """Events of updates."""
+        return f"{self.base}/updates"
+
+    @property
+    def hints(self) -> tuple[str, str]:
+        """Topics of hints: for this appliance, and for every one (rule 4)."""
+        return f"{self.base}/updates/refresh", f"{ROOT}/{ANY_DEVICE}/updates/refresh"
 
     @property
     def requests(self) -> str:
@@ -129,6 +141,8 @@ def _reserved_topic_problem(topic: str) -> str:
     match topic.split("/"):
         case [root, _, "models", _, "predict"] if root == ROOT:
             return "an appliance would read the answer as a request"
+        case [root, _, "updates", "refresh"] if root == ROOT:
+            return "an appliance would read the answer as a hint"
         case [root, _, last] if root == ROOT and last in _DEVICE_TOPICS:
             return "it speaks for an appliance"
     return ""

@@ -41,6 +41,8 @@ _MAX_EXPLAINED = 32
 """Refused connections that may stay for a moment; enough for people, nothing for an attacker."""
 _EXPLAIN_S = 0.5
 _MAX_ERROR_CHARACTERS = 300
+_LAST_REQUEST_S = 0.5
+"""At the stop, for requests on their way: longer than a steady client waits between two."""
 _MANY_PIECES, _LARGE_PIECE_BYTES = 16, 64 * 1024
 """Of what arrives while an answer is due; then no more is read until it is sent."""
 
@@ -77,6 +79,7 @@ class Connections:
         self.heads = KnownHeads()
         self.common = CommonHeaders()
         self.is_draining = False
+        self._takes_last_requests = True
         self._open: set[Connection] = set()
         self._refused: set[Connection] = set()
         self.next_turn = count().__next__
@@ -123,8 +126,20 @@ class Connections:
             self._gone.set()
 
     def begin_drain(self) -> None:
-        """Close idle connections and take no more; the others finish what they are at."""
+        """Let each connection have one more answer, its last; those that stay idle are closed.
+
+        A client that has connected, or keeps a connection, may have sent its request already.
+        """
         self.is_draining = True
+        asyncio.get_running_loop().call_later(_LAST_REQUEST_S, self._end_idle)
+
+    @property
+    def takes_new(self) -> bool:
+        """Whether what has been accepted is still served."""
+        return not self.is_draining or self._takes_last_requests
+
+    def _end_idle(self) -> None:
+        self._takes_last_requests = False
         for connection in tuple(self._open):
             if not connection.is_busy:
                 connection.force_close()
@@ -200,7 +215,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection up, or answer 503 when there are too many."""
-        if self._connections.is_draining or not self._connections.add(self):
+        if not (self._connections.takes_new and self._connections.add(self)):
             self._refuse(transport)
             return
         self.is_local = not isinstance(transport.get_extra_info("sockname"), tuple)

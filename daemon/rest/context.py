@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from daemon.documents import DocumentThread
+from daemon.rest.guard import Guard
 from daemon.updates import UpdateBoard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from daemon.config import HttpTable
     from daemon.metrics import Metrics
     from daemon.probe import Prober
+    from daemon.rest.tls import Certificate
     from daemon.service import InferenceService
+    from daemon.updates import UpdateEvent
 
 _MIB = 1024 * 1024
 _LARGE_BODY_BYTES = 1 * _MIB
@@ -68,6 +71,11 @@ class RestContext:
         prober: tries releases for the updater.
         store_dir: where releases lie that it may try.
         updater_socket: where it listens.
+        publish_events: puts what the updater has done where it will leave by MQTT, through a loss
+            of power, and gives the number of the last event that found a place, or raises NotKept;
+            None while MQTT is off.
+        guard: says who may ask what.
+        certificate: shown to clients of the network; None where they are not spoken to by TLS.
         status: further facts for `/api/status`, e.g. {"mqtt": {...}}.
         max_body_bytes: a larger body is refused, however it is sent.
         bodies: the memory that large bodies and answers may take together.
@@ -83,6 +91,9 @@ class RestContext:
     prober: Prober | None = None
     store_dir: Path | None = None
     updater_socket: Path | None = None
+    publish_events: Callable[[Sequence[UpdateEvent]], Awaitable[int]] | None = None
+    guard: Guard = field(default_factory=Guard)
+    certificate: Certificate | None = None
     status: Callable[[], Mapping[str, object]] = _nothing
     started_at: float = field(default_factory=time.monotonic)
     max_body_bytes: int = field(init=False)

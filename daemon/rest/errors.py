@@ -29,6 +29,18 @@ class CrossSite(errors.Forbidden):
     """A web page of another site, or a foreign host name, tried to use this server."""
 
 
+class Unauthenticated(errors.RequestError):
+    """Nobody knows who asks: a token is missing, or is not known."""
+
+
+class UpdaterUnavailable(errors.TemporaryError):
+    """The updater does not answer."""
+
+
+class UpdaterRefused(errors.RequestError):
+    """The updater answers, and the answer is no."""
+
+
 NATIVE: StatusTable = {
     errors.DaemonError: 500,
     errors.ConfigError: 500,
@@ -40,7 +52,10 @@ NATIVE: StatusTable = {
     errors.Unsupported: 501,
     errors.Forbidden: 403,
     CrossSite: 403,
+    Unauthenticated: 401,
     BodyTimedOut: 408,
+    UpdaterUnavailable: 503,
+    UpdaterRefused: 409,
     errors.NotFound: 404,
     errors.ModelNotFound: 404,
     errors.VersionNotFound: 404,
@@ -49,6 +64,7 @@ NATIVE: StatusTable = {
     errors.TemporaryError: 503,
     errors.ModelUnavailable: 503,
     errors.Overloaded: 503,
+    errors.NotKept: 503,
     errors.DeadlineExceeded: 504,
     errors.PredictionFailed: 500,
     errors.WorkerCrashed: 500,
@@ -77,12 +93,16 @@ def status_of(error: errors.DaemonError, table: StatusTable = NATIVE) -> int:
     return next(table[cls] for cls in type(error).__mro__ if cls in table)
 
 
-def retry_headers(error: errors.DaemonError) -> dict[str, str] | None:
-    """`Retry-After` for errors that may pass; None for the others."""
+def error_headers(error: errors.DaemonError) -> dict[str, str] | None:
+    """What a client needs to go on: when to ask again, or how to say who asks; None for nothing."""
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": 'Bearer realm="inferd"'}
     if isinstance(error, errors.Overloaded):
         return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, errors.ModelUnavailable) and error.passes:
         return {"Retry-After": "1"}
+    if isinstance(error, errors.NotKept):
+        return {"Retry-After": "60"}
     return None
 
 
@@ -98,4 +118,4 @@ def error_response(error: errors.DaemonError, table: StatusTable = NATIVE) -> we
     if isinstance(error, errors.TooLarge):
         body["limit"] = error.limit
         body["unit"] = error.unit
-    return json_response(body, status=status_of(error, table), headers=retry_headers(error))
+    return json_response(body, status=status_of(error, table), headers=error_headers(error))

@@ -69,6 +69,10 @@ class KnownHeads:
         self._plans: dict[bytes, tuple[Plan, int]] = {}
         self.get = self._plans.get
 
+    def clear(self) -> None:
+        """Know none any more."""
+        self._plans.clear()
+
     def learn(self, head: bytes, plan: Plan, body_bytes: int) -> None:
         """Know one more; the one known for longest gives way when there are too many."""
         if len(head) > _MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES or head in self._plans:

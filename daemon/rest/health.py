@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from daemon.rest.answers import json_response
+from daemon.rest.guard import Access
 
 if TYPE_CHECKING:
     from daemon.rest.context import RestContext
@@ -28,7 +29,7 @@ def add_routes(routes: Routes, context: RestContext) -> None:
         body, content_type = context.metrics.render()
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    routes.get("/healthz", healthz)
-    routes.get("/readyz", readyz)
+    routes.get("/healthz", healthz, access=Access.OPEN)
+    routes.get("/readyz", readyz, access=Access.OPEN)
     routes.get("/metrics", metrics)
     routes.get("/monitoring/prometheus/metrics", metrics)

@@ -29,6 +29,7 @@ from daemon.rest.answers import bytes_response, json_response
 from daemon.rest.body import read_body
 from daemon.rest.compression import MIN_BYTES, choose_coding, compress
 from daemon.rest.connection import connection_of
+from daemon.rest.guard import Access
 from daemon.rest.headers import MAX_ID_CHARACTERS, deadline_of, request_id_of, timeout_of
 from daemon.rest.kserve_errors import kserve_error
 from daemon.rest.kserve_express import MAX_JSON_BYTES, InferPlan
@@ -71,8 +72,8 @@ def _add_health(routes: Routes, context: RestContext) -> None:
     async def metadata(_request: web.Request) -> web.Response:
         return json_response(server)
 
-    _get(routes, "/v2/health/live", live)
-    _get(routes, "/v2/health/ready", ready)
+    for path, handler in (("/v2/health/live", live), ("/v2/health/ready", ready)):
+        routes.get(path, handler, access=Access.OPEN, on_error=kserve_error)
     _get(routes, "/v2", metadata)
     _get(routes, "/v2/", metadata)
 

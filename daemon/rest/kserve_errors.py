@@ -12,7 +12,7 @@ from daemon.errors import (
     shorten,
 )
 from daemon.rest.answers import json_response
-from daemon.rest.errors import KSERVE, retry_headers, status_of
+from daemon.rest.errors import KSERVE, error_headers, status_of
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -34,7 +34,7 @@ def load_error(error: DaemonError) -> web.Response:
 
 def _refuse(error: DaemonError, message: str) -> web.Response:
     return json_response(
-        {"error": message}, status=status_of(error, KSERVE), headers=retry_headers(error)
+        {"error": message}, status=status_of(error, KSERVE), headers=error_headers(error)
     )
 
 

@@ -18,6 +18,7 @@ from daemon.documents import HEAVY_BYTES
 from daemon.errors import Forbidden, Malformed, NotFound, Unsupported, shorten
 from daemon.rest.answers import json_response
 from daemon.rest.body import read_body
+from daemon.rest.guard import Access
 from daemon.rest.kserve_errors import kserve_error, load_error
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _add_repository(routes: Routes, context: RestContext) -> None:
     async def named(_request: web.Request) -> web.Response:
         raise Unsupported("'repository_name' specification is not supported")
 
-    routes.post("/v2/repository/index", index, on_error=kserve_error)
+    routes.post("/v2/repository/index", index, access=Access.READ, on_error=kserve_error)
     routes.post("/v2/repository/models/{model}/load", load, on_error=load_error)
     routes.post("/v2/repository/models/{model}/unload", unload, on_error=kserve_error)
     routes.post("/v2/repository/{repository}/index", named, on_error=kserve_error)

@@ -6,7 +6,7 @@ document and the router together, and schemathesis plays it against the running 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import orjson
 
@@ -16,6 +16,7 @@ from daemon.models.status import VersionState
 from daemon.pipeline.profiles import InputKind, OutputKind
 from daemon.rest.answers import json_bytes_response
 from daemon.rest.headers import MAX_TIMEOUT_MS, TIMEOUT_HEADER
+from daemon.updates import State
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -171,7 +172,7 @@ def _model_paths() -> Document:
                 "rollbackModel",
                 "Ask the updater to go back to the release before.",
                 None,
-                _WISH | _errors(404, 501, 503),
+                _WISH | _errors(404, 409, 501, 503),
                 tag="administration",
                 parameters=model,
             )
@@ -214,12 +215,22 @@ def _model_paths() -> Document:
                 tag="updater",
             )
         },
+        "/api/updates/events": {
+            "post": _operation(
+                "publishEvents",
+                "The updater hands over what it has done, to leave by MQTT; over the unix socket "
+                "only.",
+                "Taken",
+                _errors(400, 403, 408, 413, 415, 503),
+                tag="updater",
+            )
+        },
         "/api/updates/refresh": {
             "post": _operation(
                 "refreshUpdates",
                 "Ask the updater to look for updates now.",
                 None,
-                _WISH | _errors(501, 503),
+                _WISH | _errors(409, 501, 503),
                 tag="administration",
             )
         },
@@ -330,6 +341,7 @@ _MEANINGS = {
     403: "From a web page of another site, or under a foreign host name.",
     404: "No such model, version, label or signature.",
     408: "The body did not arrive in time.",
+    409: "The updater will not do it now, and says why.",
     413: "Larger than the server takes.",
     415: "Nothing this model takes.",
     422: "A tensor has the wrong name, shape or datatype.",
@@ -531,9 +543,26 @@ def _state_schemas() -> Document:
         "Updates": {
             "type": "object",
             "description": "`enabled` alone while no updater has said anything.",
-            "properties": {"enabled": _BOOLEAN},
+            "properties": {
+                "enabled": _BOOLEAN,
+                "models": _list(_ref("ModelUpdate")),
+                "counts": _list(_object({"model": _STRING, "outcome": _STRING, "count": _COUNT})),
+                "checked_at": _NUMBER,
+                "problem": _STRING,
+                "expires": _map(_NUMBER),
+            },
             "required": ["enabled"],
         },
+        "ModelUpdate": _object(
+            {
+                "model": _STRING,
+                "state": {"type": "string", "enum": list(get_args(State))},
+                "version": _COUNT,
+                "progress": _NUMBER | {"minimum": 0, "maximum": 1},
+                "reason": _STRING,
+            }
+        ),
+        "Taken": _object({"taken": _COUNT}),
         "Traffic": _object(
             {
                 "model": _STRING,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from daemon.rest.answers import json_response
 from daemon.rest.body import check_declared_size
 from daemon.rest.context import Call
 from daemon.rest.errors import error_response
+from daemon.rest.guard import Access
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,41 +38,72 @@ if TYPE_CHECKING:
     from daemon.tensors import Protocol
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+    ModelOf = Callable[[web.Request], str | None]
+    """The model that a request is about; None for none in particular."""
     PredictHandler = Callable[[web.Request, Call], Awaitable[web.StreamResponse]]
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
 
+def model_in_path(request: web.Request) -> str | None:
+    """The model that a path with `{model}` names."""
+    return request.match_info.get("model")
+
+
 class Routes:
-    """The router, with our wrapping around each handler."""
+    """The router, with our wrapping around each handler: the guard before it, errors after it."""
 
     def __init__(self, router: web.UrlDispatcher, context: RestContext) -> None:
         self._router = router
         self._context = context
 
-    def get(self, path: str, handler: Handler, *, on_error: ErrorAnswer = error_response) -> None:
+    def get(
+        self,
+        path: str,
+        handler: Handler,
+        *,
+        access: Access = Access.READ,
+        on_error: ErrorAnswer = error_response,
+    ) -> None:
         """Serve GET and HEAD of a path (aiohttp's path syntax; names arrive decoded once)."""
-        self.add(hdrs.METH_GET, path, handler, on_error=on_error)
-        self.add(hdrs.METH_HEAD, path, handler, on_error=on_error)
+        for method in (hdrs.METH_GET, hdrs.METH_HEAD):
+            self.add(method, path, handler, access=access, on_error=on_error)
 
-    def post(self, path: str, handler: Handler, *, on_error: ErrorAnswer = error_response) -> None:
+    def post(
+        self,
+        path: str,
+        handler: Handler,
+        *,
+        access: Access = Access.ADMIN,
+        on_error: ErrorAnswer = error_response,
+    ) -> None:
         """Serve POST of a path."""
-        self.add(hdrs.METH_POST, path, handler, on_error=on_error)
+        self.add(hdrs.METH_POST, path, handler, access=access, on_error=on_error)
 
     def add(
-        self, method: str, path: str, handler: Handler, *, on_error: ErrorAnswer = error_response
+        self,
+        method: str,
+        path: str,
+        handler: Handler,
+        *,
+        access: Access = Access.ADMIN,
+        model_of: ModelOf = model_in_path,
+        on_error: ErrorAnswer = error_response,
     ) -> None:
         """Serve a method, or "*" for all of them that no earlier route of the path serves."""
+        admit = self._context.guard.admit
 
         async def answer(request: web.Request) -> web.StreamResponse:
             try:
+                admit(request, access, model_of)
                 return await handler(request)
             except DaemonError as error:
                 return on_error(error)
             except Exception:  # noqa: BLE001 (the top of a request)
                 return _answer_bug(request)
 
-        self._register(method, path, answer)
+        self._register(method, path, answer, partial(self._expect, access, model_of))
 
     def predict(
         self,
@@ -78,16 +111,19 @@ class Routes:
         handler: PredictHandler,
         *,
         protocol: Protocol,
+        model_of: ModelOf = model_in_path,
         on_error: ErrorAnswer = error_response,
     ) -> None:
         """Serve POST of a path whose every request is one prediction, and count them."""
         count = self._context.metrics.request
+        admit = self._context.guard.admit
 
         async def answer(request: web.Request) -> web.StreamResponse:
             call = Call()
             outcome = Outcome.OK
             started_at = time.perf_counter()
             try:
+                admit(request, Access.PREDICT, model_of)
                 return await handler(request, call)
             except DaemonError as error:
                 outcome = outcome_of(error)
@@ -103,15 +139,19 @@ class Routes:
                 duration_s = time.perf_counter() - started_at
                 count(call.model, call.version, protocol, outcome, duration_s)
 
-        self._register(hdrs.METH_POST, path, answer)
+        expect = partial(self._expect, Access.PREDICT, model_of)
+        self._register(hdrs.METH_POST, path, answer, expect)
 
-    def _register(self, method: str, path: str, handler: Handler) -> None:
+    def _register(self, method: str, path: str, handler: Handler, expect: Expect) -> None:
         path = path.replace("{model}", "{model:[^/]+}")  # aiohttp's own pattern forbids braces
-        self._router.add_route(method, path, handler, expect_handler=self._expect)
+        self._router.add_route(method, path, handler, expect_handler=expect)
 
-    async def _expect(self, request: web.Request) -> web.StreamResponse | None:
-        """Answer `Expect: 100-continue`, refusing what is too large before it is sent."""
+    async def _expect(
+        self, access: Access, model_of: ModelOf, request: web.Request
+    ) -> web.StreamResponse | None:
+        """Answer `Expect: 100-continue`, refusing what will be refused before it is sent."""
         try:
+            self._context.guard.admit(request, access, model_of)
             check_declared_size(request, self._context)
         except DaemonError as error:
             response = error_response(error)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
-import os
 import socket
-import stat
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -30,6 +27,7 @@ from daemon.rest import (
 from daemon.rest.answers import json_response
 from daemon.rest.connection import Connection, Connections, connection_of
 from daemon.rest.errors import CrossSite, error_response
+from daemon.rest.listening import Listening, open_sockets
 from daemon.rest.routes import Routes
 
 if TYPE_CHECKING:
@@ -51,13 +49,10 @@ _LINGER_S = 1.0
 first and reads later gets to see the answer instead of a reset connection."""
 _CUT_S = 0.1
 """For requests that are cut off at stop to end in order; `stop` has given them their time."""
-_BACKLOG = 128
+_BACKLOG = 1024
+"""As many may wait while a new daemon takes the sockets over from an old one."""
 _LOCAL_CONNECTIONS = 64
 """By the unix socket, beside those of the network: whatever these do, the operator gets in."""
-_PROBE_S = 1.0
-"""For another daemon to take a connection, so that its socket is not taken away from it."""
-_SOCKET_MODE = 0o660
-"""The owner and its group may connect."""
 
 _ROUTE_MODULES = (
     native,
@@ -93,17 +88,19 @@ class HttpServer:
         self._network: Connections | None = None
         self._local: Connections | None = None
         self._servers: list[asyncio.Server] = []
-        self._unix_socket: tuple[Path, int] | None = None
+        self._listening = Listening()
+        self._certificate = context.certificate
 
     async def start(
-        self, unix_socket_path: Path | None, *, sockets: Sequence[socket.socket] = ()
+        self, unix_socket_path: Path | None, *, inherited: Sequence[socket.socket] = ()
     ) -> tuple[str, ...]:
         """Listen and serve.
 
         Args:
             unix_socket_path: listen there too; None for no unix socket.
-            sockets: listening sockets that someone else opened, as systemd's socket activation
-                will; then nothing is opened here.
+            inherited: listening sockets that somebody else opened, as systemd does; those that the
+                configuration names are used, the others closed. Clients of the network wait in
+                their queue until `serve_inherited`.
 
         Returns:
             What is really bound: "http://127.0.0.1:43123", "unix:/run/inferd/inferd.sock".
@@ -113,20 +110,35 @@ class HttpServer:
             ConfigError: the network could reach an address and `allow_anonymous` is not set.
         """
         config = self._context.config
-        listening = list(sockets) or await self._open_sockets(config, unix_socket_path)
-        addresses = tuple(_address_of(sock) for sock in listening)
-        self._loopback_only = all(_is_private(sock) for sock in listening)
-        if not self._loopback_only:
-            self._allow_network(config, listening, addresses)
+        listening = await open_sockets(config.listen, unix_socket_path, inherited)
+        listening.is_tls = self._certificate is not None
+        self._listening = listening
+        self._loopback_only = listening.is_private
+        if not self._loopback_only and self._context.guard.is_open:
+            self._allow_network(config, listening)
         await self._serve(config, listening)
-        _log.info("listening addresses=%s", ",".join(addresses))
-        return addresses
+        _log.info("listening addresses=%s", ",".join(listening.addresses))
+        return listening.addresses
+
+    async def serve_inherited(self) -> None:
+        """Serve the clients that wait at inherited sockets: now their models can answer.
+
+        Where one daemon follows another they would else be told that a model is not there.
+        """
+        for server in self._servers:
+            await server.start_serving()
+
+    def forget_heads(self) -> None:
+        """Look at every request anew: what its sender may do has changed."""
+        for group in (self._network, self._local):
+            if group is not None:
+                group.heads.clear()
 
     async def stop(self, grace_s: float) -> None:
         """Stop listening, let running requests finish for at most `grace_s`, close everything."""
         for server in self._servers:
             server.close()
-        self._remove_unix_socket()
+        self._listening.remove_unix_socket()
         groups = [group for group in (self._network, self._local) if group is not None]
         for group in groups:
             group.begin_drain()
@@ -139,38 +151,10 @@ class HttpServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _open_sockets(
-        self, config: HttpTable, unix_socket_path: Path | None
-    ) -> list[socket.socket]:
-        opened: list[socket.socket] = []
-        try:
-            for text in config.listen:
-                opened.extend(await _open_tcp(text))
-            if unix_socket_path is not None:
-                sock, inode = _open_unix(unix_socket_path)
-                opened.append(sock)
-                self._unix_socket = (unix_socket_path, inode)
-        except BaseException:
-            _close_all(opened)
-            raise
-        return opened
-
-    def _remove_unix_socket(self) -> None:
-        """Unless another daemon has put its own there since."""
-        if self._unix_socket is None:
-            return
-        path, inode = self._unix_socket
-        try:
-            if path.stat().st_ino == inode:
-                path.unlink()
-        except FileNotFoundError:
-            return
-
-    def _allow_network(
-        self, config: HttpTable, listening: Sequence[socket.socket], addresses: Sequence[str]
-    ) -> None:
+    def _allow_network(self, config: HttpTable, listening: Listening) -> None:
+        addresses = listening.addresses
         if not config.allow_anonymous:
-            _close_all(listening)
+            listening.close()
             problem = (
                 f"http.listen = {', '.join(addresses)}: others on the network could use this "
                 "server without a token; set http.allow_anonymous = true to allow that, or "
@@ -179,7 +163,7 @@ class HttpServer:
             raise ConfigError((problem,))
         _log.warning("the network may use this server anonymously addresses=%s", addresses)
 
-    async def _serve(self, config: HttpTable, listening: Sequence[socket.socket]) -> None:
+    async def _serve(self, config: HttpTable, listening: Listening) -> None:
         loop = asyncio.get_running_loop()
         runner = web.AppRunner(
             self._application, handler_cancellation=True, shutdown_timeout=_CUT_S
@@ -206,9 +190,23 @@ class HttpServer:
         self._runner = runner
         self._network = self._make_group(config.max_connections)
         self._local = self._make_group(min(_LOCAL_CONNECTIONS, config.max_connections))
-        for sock in listening:
-            group = self._local if sock.family == socket.AF_UNIX else self._network
-            self._servers.append(await _listen(loop, partial(connect, group), sock))
+        for sock in listening.sockets:
+            is_local = sock.family == socket.AF_UNIX
+            group = self._local if is_local else self._network
+            at_once = is_local or sock not in listening.inherited
+            tls = self._tls(config) if not is_local else {}
+            server = await _listen(loop, partial(connect, group), sock, at_once=at_once, **tls)
+            self._servers.append(server)
+
+    def _tls(self, config: HttpTable) -> dict[str, Any]:
+        """What asyncio takes for TLS."""
+        if self._certificate is None:
+            return {}
+        return {
+            "ssl": self._certificate.context,
+            "ssl_handshake_timeout": config.header_timeout_s,
+            "ssl_shutdown_timeout": _LINGER_S,
+        }
 
     def _make_group(self, limit: int) -> Connections:
         config = self._context.config
@@ -271,82 +269,12 @@ def _no_room_for_answer() -> Overloaded:
 
 
 async def _listen(
-    loop: asyncio.AbstractEventLoop, connect: Callable[[], Connection], sock: socket.socket
+    loop: asyncio.AbstractEventLoop,
+    connect: Callable[[], Connection],
+    sock: socket.socket,
+    *,
+    at_once: bool,
+    **tls: Any,  # noqa: ANN401 (asyncio's own options, passed through)
 ) -> asyncio.Server:
-    if sock.family == socket.AF_UNIX:
-        return await loop.create_unix_server(connect, sock=sock, backlog=_BACKLOG)
-    return await loop.create_server(connect, sock=sock, backlog=_BACKLOG)
-
-
-async def _open_tcp(text: str) -> list[socket.socket]:
-    """Listening sockets for "host:port"; several where a name has several addresses."""
-    host, _, port = text.rpartition(":")
-    opened: list[socket.socket] = []
-    try:
-        infos = await asyncio.get_running_loop().getaddrinfo(
-            host.strip("[]") or None,
-            int(port),
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_PASSIVE,
-        )
-        for family, kind, number, _, address in dict.fromkeys(infos):
-            sock = socket.socket(family, kind, number)
-            opened.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-    except OSError as exc:
-        _close_all(opened)
-        raise OSError(exc.errno, f"http.listen = '{text}': {exc.strerror or exc}") from exc
-    return opened
-
-
-def _open_unix(path: Path) -> tuple[socket.socket, int]:
-    """A socket bound to `path`, and its inode; one that nobody listens on any more is replaced."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sock.bind(os.fspath(path))
-        path.chmod(_SOCKET_MODE)
-    except OSError as exc:
-        sock.close()
-        raise OSError(exc.errno, f"http.unix_socket = {path}: {exc.strerror or exc}") from exc
-    return sock, path.stat().st_ino
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "a file that is no socket is in its place")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_PROBE_S)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except (BlockingIOError, TimeoutError):
-            pass  # its queue is full, so there is somebody
-    raise FileExistsError(errno.EADDRINUSE, "another daemon answers there")
-
-
-def _close_all(sockets: Sequence[socket.socket]) -> None:
-    for sock in sockets:
-        sock.close()
-
-
-def _is_private(sock: socket.socket) -> bool:
-    """Only this machine can reach it."""
-    return sock.family == socket.AF_UNIX or access.is_loopback_address(sock.getsockname()[0])
-
-
-def _address_of(sock: socket.socket) -> str:
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{os.fsdecode(name)}"
-    host = f"[{name[0]}]" if sock.family == socket.AF_INET6 else name[0]
-    return f"http://{host}:{name[1]}"
+    make = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+    return await make(connect, sock=sock, backlog=_BACKLOG, start_serving=at_once, **tls)

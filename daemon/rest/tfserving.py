@@ -33,7 +33,8 @@ from daemon.errors import (
 from daemon.pipeline.profiles import InputKind
 from daemon.rest.answers import json_bytes_response, json_response
 from daemon.rest.body import read_body
-from daemon.rest.errors import TFSERVING, retry_headers, status_of
+from daemon.rest.errors import TFSERVING, error_headers, status_of
+from daemon.rest.guard import Access
 from daemon.rest.headers import deadline_of, request_id_of
 from daemon.tensors import PredictRequest, Protocol
 
@@ -105,8 +106,21 @@ def add_routes(routes: Routes, context: RestContext) -> None:
 
     for prefix in ("/v1", "/V1"):
         path = prefix + "/{path:(?s:.*)}"  # a name may hold any character, a newline too
-        routes.predict(path, call, protocol=Protocol.TFSERVING, on_error=_answer_error)
-        routes.add(hdrs.METH_ANY, path, look, on_error=_answer_error)
+        routes.predict(
+            path,
+            call,
+            protocol=Protocol.TFSERVING,
+            model_of=partial(_model_named_by, _CALL_PATH),
+            on_error=_answer_error,
+        )
+        routes.add(
+            hdrs.METH_ANY,
+            path,
+            look,
+            access=Access.READ,
+            model_of=partial(_model_named_by, _MODEL_PATH),
+            on_error=_answer_error,
+        )
 
 
 async def _predict(
@@ -181,6 +195,11 @@ def _parse(pattern: re.Pattern[str], request: web.Request) -> _Address:
     return address
 
 
+def _model_named_by(pattern: re.Pattern[str], request: web.Request) -> str | None:
+    address = _parse_path(pattern, request.rel_url.raw_path)
+    return address.model or None if address else None
+
+
 @lru_cache(maxsize=256)
 def _parse_path(pattern: re.Pattern[str], path: str) -> _Address | None:
     match = pattern.fullmatch(path)
@@ -216,7 +235,7 @@ def _malformed(request: web.Request) -> Malformed:
 def _answer_error(error: DaemonError) -> web.Response:
     message = _word(error).encode("utf-8", "backslashreplace").decode()
     return json_response(
-        {"error": message}, status=status_of(error, TFSERVING), headers=retry_headers(error)
+        {"error": message}, status=status_of(error, TFSERVING), headers=error_headers(error)
     )
 
 

@@ -1,8 +1,8 @@
 """What the updater asks of the daemon, over the unix socket; and what is known of updates.
 
 The updater may have a release probed, tell that the disk holds another one now, ask how a version
-does, and say what it is at. It cannot hand over bytes or paths outside of the store. Nobody comes
-here by the network.
+does, say what it is at, and hand over what it has done for the fleet to hear. It cannot hand over
+bytes of models or paths outside of the store. Nobody comes here by the network.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from daemon.errors import Forbidden, Malformed, Unsupported
+from daemon.errors import Forbidden, Malformed, NotKept, Unsupported
 from daemon.rest.answers import json_response
 from daemon.rest.body import read_body
 from daemon.rest.connection import connection_of
 from daemon.rest.updaterlink import tell_updater
+from daemon.updates import read_events
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -29,6 +30,29 @@ if TYPE_CHECKING:
 
 def add_routes(routes: Routes, context: RestContext) -> None:
     """Serve /api/updates."""
+    _add_what_the_updater_asks(routes, context)
+    service = context.service
+
+    async def traffic(request: web.Request) -> web.StreamResponse:
+        return json_response(_describe_traffic(service.traffic(request.match_info["model"])))
+
+    async def known(_request: web.Request) -> web.StreamResponse:
+        return json_response(context.updates.document())
+
+    async def refresh(_request: web.Request) -> web.StreamResponse:
+        return json_response(await _wish(context, "refresh", {"origin": "http"}), status=202)
+
+    async def rollback(request: web.Request) -> web.StreamResponse:
+        name = service.model(request.match_info["model"]).name
+        return json_response(await _wish(context, "rollback", {"model": name}), status=202)
+
+    routes.get("/api/models/{model}/traffic", traffic)
+    routes.get("/api/updates", known)
+    routes.post("/api/updates/refresh", refresh)
+    routes.post("/api/models/{model}/rollback", rollback)
+
+
+def _add_what_the_updater_asks(routes: Routes, context: RestContext) -> None:
     service, updates = context.service, context.updates
 
     async def probe(request: web.Request) -> web.StreamResponse:
@@ -43,37 +67,26 @@ def add_routes(routes: Routes, context: RestContext) -> None:
         await service.activate(name)
         return json_response(_describe_traffic(service.traffic(name)))
 
-    async def traffic(request: web.Request) -> web.StreamResponse:
-        return json_response(_describe_traffic(service.traffic(request.match_info["model"])))
-
     async def tell(request: web.Request) -> web.StreamResponse:
         context.metrics.updates(updates.adopt(await _local_document(request, context)))
         return json_response(updates.document())
 
-    async def known(_request: web.Request) -> web.StreamResponse:
-        return json_response(updates.document())
-
-    async def refresh(_request: web.Request) -> web.StreamResponse:
-        return json_response(await tell_updater(_socket(context), "refresh", {}), status=202)
-
-    async def rollback(request: web.Request) -> web.StreamResponse:
-        name = service.model(request.match_info["model"]).name
-        answer = await tell_updater(_socket(context), "rollback", {"model": name})
-        return json_response(answer, status=202)
+    async def publish(request: web.Request) -> web.StreamResponse:
+        events = read_events(await _local_document(request, context))
+        if context.publish_events is None:
+            raise NotKept("MQTT is off (mqtt.url), so there is nobody to tell events to")
+        return json_response({"taken": await context.publish_events(events)})
 
     routes.post("/api/updates/probe", probe)
     routes.post("/api/updates/activate", activate)
-    routes.get("/api/models/{model}/traffic", traffic)
     routes.add("PUT", "/api/updates", tell)
-    routes.get("/api/updates", known)
-    routes.post("/api/updates/refresh", refresh)
-    routes.post("/api/models/{model}/rollback", rollback)
+    routes.post("/api/updates/events", publish)
 
 
-def _socket(context: RestContext) -> Path:
+async def _wish(context: RestContext, verb: str, document: dict[str, Any]) -> dict[str, Any]:
     if context.updater_socket is None:
         raise Unsupported("this daemon was started without an updater")
-    return context.updater_socket
+    return await tell_updater(context.updater_socket, verb, document)
 
 
 async def _local_document(request: web.Request, context: RestContext) -> dict[str, Any]:

@@ -265,6 +265,23 @@ async def test_crash_with_the_memory_used_up_is_put_down_to_memory(open_pool):
     assert "128 MiB" in bench.events[0].detail
 
 
+async def test_stateful_model_that_leaks_is_ended_and_starts_anew(open_pool):
+    """Nobody gets an answer from a state that was lost without a word."""
+    bench = await open_pool(models.leaks(8), memory_mib=128)
+    x = np.ones((1, 4), np.float32)
+
+    async def ask_often() -> None:
+        for _ in range(40):
+            await bench.call(x=x)
+
+    with pytest.raises(InvokeFailed, match=r"more memory.*its state is lost"):
+        await ask_often()
+    await bench.until(lambda: bench.pool.alive == 1 and bench.events)
+
+    assert bench.events[0].reason is DeathReason.MEMORY
+    assert (await bench.call(x=x))["y"].tolist() == [[2, 2, 2, 2]]
+
+
 async def test_call_larger_than_a_slot_may_be_fails_alone(open_pool):
     bench = await open_pool(models.scale(width=1024), memory_mib=16)
 

@@ -139,6 +139,16 @@ async def test_a_version_taken_away_gives_its_place_back_to_the_older_one(tree, 
         assert (load.versions[0], load.versions[-1]) == ("2", "1")
 
 
+async def test_a_version_that_turns_into_a_newer_one_is_served_until_that_one_is(tree, demo_model):
+    async with loaded_daemon(tree, demo_model) as (daemon, http, load):
+        (tree / "1").rename(tree / "2")
+        await wait_states(http, daemon.url, {2: "READY"})
+        await load.answers()
+
+        assert set(load.statuses) == {200}
+        assert (load.versions[0], load.versions[-1]) == ("1", "2")
+
+
 async def test_a_file_replaced_in_its_place_is_loaded_anew_without_a_lost_request(tree, demo_model):
     async with loaded_daemon(tree, demo_model) as (daemon, _http, load):
         first = daemon.registry.find("clothes", 1, None)

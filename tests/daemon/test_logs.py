@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from daemon.logs import is_journal, set_up_logging
+from daemon.logs import is_journal, journal_fields, set_up_logging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -215,3 +215,27 @@ def test_the_journal_is_known_by_its_device_and_inode(tmp_path):
 
 def test_a_stream_that_is_no_file_is_not_the_journal():
     assert not is_journal({"JOURNAL_STREAM": "1:2"}, io.StringIO())
+
+
+def test_the_journal_gets_what_a_line_is_about_as_fields(caplog):
+    caplog.set_level(logging.DEBUG)
+    log.warning("worker replaced model=%s version=%d pid=%d device=%s", "a\nb", 3, 17, "cpu")
+    (record,) = caplog.records
+
+    fields = journal_fields(record)
+
+    assert fields["PRIORITY"] == "4"
+    assert fields["LOGGER"] == "inferd.daemon.test"
+    assert {key: fields[key] for key in ("MODEL", "VERSION", "DEVICE")} == {
+        "MODEL": "a\\nb",
+        "VERSION": "3",
+        "DEVICE": "cpu",
+    }
+    assert "PID" not in fields  # the journal's own
+
+
+def test_a_line_without_facts_has_the_fields_of_every_line(caplog):
+    log.error("nothing to say")
+    (record,) = caplog.records
+
+    assert set(journal_fields(record)) == {"PRIORITY", "SYSLOG_IDENTIFIER", "LOGGER"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from accelerators.supervisor import DeathReason
-from daemon import errors
+from daemon import errors, updates
 from daemon.errors import RefusalReason
 from daemon.metrics import CONTENT_TYPE, Metrics, Outcome, outcome_of
 from daemon.tensors import Protocol
@@ -370,6 +371,8 @@ def test_the_document_lists_every_metric_with_type_labels_and_meaning(metrics, d
         ("`reason` of rejections", {reason.value for reason in RefusalReason}),
         ("`reason` of restarts", {reason.value for reason in DeathReason}),
         ("`stage`", {"queue", "preprocess", "invoke", "postprocess"}),
+        ("`outcome` of updates", set(get_args(updates.Outcome))),
+        ("`state`", set(get_args(updates.State))),
     ],
 )
 def test_the_document_lists_every_value_of_a_closed_label(document, label, values):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
 import requests
 from support.documents import commands, forget_what_differs, json_answers
 from support.inferctl import REPOSITORY, serving
+
+from daemon.updates import ModelUpdate, Outcome, State, UpdateReport
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "http.md").read_text()
 
@@ -41,6 +45,15 @@ def test_the_prediction_in_the_document_is_what_the_daemon_answers(served, shell
 
     documented = json_answers(DOCUMENT)[0]
     assert forget_what_differs(json.loads(answer)) == forget_what_differs(documented)
+
+
+def test_every_member_state_and_outcome_of_updates_is_documented():
+    members = msgspec.structs.fields(UpdateReport) + msgspec.structs.fields(ModelUpdate)
+    words = [member.encode_name for member in members]
+
+    assert [word for word in words if not re.search(rf"[`\"]{word}[`\"]", DOCUMENT)] == []
+    assert [state for state in get_args(State) if state not in DOCUMENT] == []
+    assert [outcome for outcome in get_args(Outcome) if f"`{outcome}`" not in DOCUMENT] == []
 
 
 def test_every_member_of_a_version_is_documented(served):

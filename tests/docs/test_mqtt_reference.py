@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 from support.daemon import running_daemon
+from support.eventually import eventually
 from support.mosquitto import running_broker
 from support.mqtt_client import TestClient
+from support.updaterpeer import Peer, answering
 
 from daemon.mqtt.messages import Delivery
 from daemon.mqtt.refusals import CODES
 from daemon.mqtt.requests import Envelope, read_wish
 from daemon.mqtt.topics import Command, Topics, reply_topic_problem
+from daemon.updates import UpdateEvent, event_document
 
 REFERENCE = (Path(__file__).resolve().parents[2] / "docs" / "mqtt.md").read_text()
 TOPICS = Topics("<device>", "<mqtt.shared_group>")
@@ -30,8 +33,34 @@ def test_every_topic_is_there():
     result = TOPICS.result(Command("<model>", "<model>"))
     request = TOPICS.requests.replace("+", "<model>")
 
-    for topic in (request, TOPICS.shared_requests, result, TOPICS.availability, TOPICS.state):
+    ours = (TOPICS.availability, TOPICS.state, TOPICS.updates, *TOPICS.hints)
+    for topic in (request, TOPICS.shared_requests, result, *ours):
         assert f"`{topic}`" in section("Topics")
+
+
+def test_the_event_in_the_document_is_one_that_leaves():
+    documented = json.loads(re.search(r"^```json\n(.*)\n```$", section("Updates"), re.MULTILINE)[1])
+    ours = {key: documented.pop(key) for key in ("device", "sequence", "time")}
+
+    event = UpdateEvent(sequence=ours["sequence"], time=ours["time"], event=documented)
+
+    assert list(event_document("box-1", event).items()) == list((ours | documented).items())
+
+
+@pytest.mark.broker
+async def test_the_hint_of_the_document_is_one(tmp_path):
+    command = re.search(r"^\$ (mosquitto_pub .*)$", section("Updates"), re.MULTILINE)[1]
+    peer = Peer()
+    with running_broker(tmp_path) as broker:
+        with_port = re.sub(r"^(\w+)", rf"\1 -p {broker.port}", command)
+        await asyncio.to_thread(subprocess.run, ["bash", "-euc", with_port], check=True, timeout=30)
+        async with (
+            answering(tmp_path / "run/inferd/updater.sock", peer.answer),
+            running_daemon([], root=tmp_path, mqtt={"url": broker.url}),
+        ):
+            await eventually(lambda: peer.asked)
+
+    assert peer.asked == [("refresh", {"origin": "mqtt"})]
 
 
 def test_exactly_the_codes_that_exist_are_listed():
@@ -65,7 +94,7 @@ def test_the_topics_of_the_examples_may_be_used():
         assert reply_topic_problem(topic) == ""
 
 
-EXAMPLES = re.findall(r"^\$ (mosquitto_(?:pub|rr) .*)$", REFERENCE, re.MULTILINE)
+EXAMPLES = re.findall(r"^\$ (mosquitto_(?:pub|rr) .*)$", section("Ask"), re.MULTILINE)
 
 
 @pytest.mark.broker

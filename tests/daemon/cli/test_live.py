@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 
 import pytest
 import requests
@@ -13,7 +14,9 @@ from daemon.cli.arguments import parse
 from daemon.cli.broker import Broker, run_broker
 from daemon.cli.client import Client, parse_address
 from daemon.cli.demo import Stage, StoryBroken, predict_over_http
+from daemon.cli.demofleet import Fleet
 from daemon.cli.serve import _configure
+from daemon.cli.updaterclient import Updater
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +257,15 @@ def test_a_wrong_answer_breaks_the_story(served, demo_model, tmp_path, capsys):
     mixed_up = shutil.copytree(demo_model, tmp_path / "fashion")
     (mixed_up / "samples" / "bag.png").replace(mixed_up / "samples" / "coat.png")
     shutil.copy(demo_model / "samples" / "bag.png", mixed_up / "samples" / "bag.png")
-    stage = Stage(Client(parse_address(served.url)), Broker("none", 1), mixed_up)
+    stage = Stage(
+        client=Client(parse_address(served.url)),
+        broker=Broker("none", 1),
+        device="demo",
+        model_folder=mixed_up,
+        fleet=Fleet(tmp_path, mixed_up),
+        updater=Updater(tmp_path / "none.sock"),
+        over=threading.Event(),
+    )
 
     with pytest.raises(StoryBroken, match=r"coat\.png"):
         predict_over_http(stage)

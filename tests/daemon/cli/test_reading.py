@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.cli.reading import describe_duration, describe_models, describe_status
+from daemon.cli.reading import describe_models, describe_status
+from daemon.cli.text import describe_duration
 
 
 def make_status(**facts):
@@ -17,6 +18,7 @@ def make_status(**facts):
         "models": 2,
         "versions": {"READY": 2, "UNAVAILABLE": 1},
         "mqtt": {"enabled": False},
+        "updates": {"enabled": False},
         **facts,
     }
 
@@ -36,8 +38,7 @@ def test_status_counts_the_versions_by_state():
 def test_status_says_why_the_daemon_is_not_ready():
     text = describe_status(make_status(ready=False, reasons={"ssd": "no such operator"}))
 
-    assert "ready   no" in text
-    assert "ssd   no such operator" in text
+    assert "ready    no\n  ssd    no such operator" in text
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,13 @@ def test_status_says_why_the_daemon_is_not_ready():
     ],
 )
 def test_status_tells_the_three_states_of_mqtt_apart(mqtt, text):
-    assert describe_status(make_status(mqtt=mqtt)).endswith(f"  {text}")
+    lines = describe_status(make_status(mqtt=mqtt)).splitlines()
+
+    assert lines[4].split(maxsplit=1) == ["mqtt", text]
+
+
+def test_status_says_whether_there_are_updates():
+    assert "updates  off" in describe_status(make_status())
 
 
 def test_a_model_that_never_loaded_is_listed_with_its_reason():

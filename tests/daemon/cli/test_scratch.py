@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from support.inferctl import ENVIRONMENT
 
@@ -48,3 +50,21 @@ def test_a_link_of_the_same_form_is_not_followed(tmp_path):
         pass
 
     assert precious.is_dir()
+
+
+def test_read_only_folders_are_removed_too():
+    """As the user nobody where the test runs as root, whom no mode stops."""
+    program = (
+        "import os, sys; from pathlib import Path; from daemon.cli.scratch import scratch_folder\n"
+        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        "with scratch_folder(Path(sys.argv[1])) as folder:\n"
+        "    release = folder / 'store' / 'release'\n"
+        "    release.mkdir(parents=True); (release / 'file').touch(); release.chmod(0o555)\n"
+    )
+    with tempfile.TemporaryDirectory() as name:  # which nobody can reach, as pytest's own is not
+        shared = Path(name)
+        shared.chmod(0o777)
+
+        subprocess.run([sys.executable, "-c", program, shared], env=ENVIRONMENT, check=True)
+
+        assert list(shared.iterdir()) == []

@@ -61,7 +61,16 @@ async def start_front_end(service, tmp_path):
     """Starts front ends on the service, connected unless told otherwise, and stops them."""
     front_ends = []
 
-    async def start(broker, *, device_id="box-1", await_connection=True, documents=None, **config):
+    async def start(
+        broker,
+        *,
+        device_id="box-1",
+        await_connection=True,
+        documents=None,
+        updates=None,
+        pass_hint_on=None,
+        **config,
+    ):
         metrics = Metrics(CollectorRegistry())
         metrics.know_model("fashion")
         front_end = MqttFrontEnd(
@@ -71,6 +80,8 @@ async def start_front_end(service, tmp_path):
             metrics=metrics,
             state_dir=tmp_path / device_id,
             documents=documents,
+            updates=updates,
+            pass_hint_on=pass_hint_on,
             backoff_first_s=0.01,
             backoff_most_s=0.05,
             settle_s=0.0,

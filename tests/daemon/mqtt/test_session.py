@@ -8,6 +8,7 @@ import subprocess
 from contextlib import asynccontextmanager
 
 import pytest
+from support.certificates import Authority
 from support.mosquitto import Broker, running_broker
 from support.mqtt_client import TestClient
 
@@ -284,65 +285,24 @@ async def test_a_password_file_that_is_missing_is_said(tmp_path):
 
 
 @pytest.fixture
-def certificates(tmp_path):
-    """A CA and a certificate for 127.0.0.1, made by openssl."""
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], check=True, cwd=tmp_path, capture_output=True)
-
-    openssl(
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.crt",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=test CA",
-    )
-    openssl(
-        "req",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "b.key",
-        "-out",
-        "b.csr",
-        "-subj",
-        "/CN=127.0.0.1",
-    )
-    (tmp_path / "san").write_text("subjectAltName=IP:127.0.0.1\n")
-    openssl(
-        "x509",
-        "-req",
-        "-in",
-        "b.csr",
-        "-CA",
-        "ca.crt",
-        "-CAkey",
-        "ca.key",
-        "-CAcreateserial",
-        "-out",
-        "b.crt",
-        "-days",
-        "2",
-        "-extfile",
-        "san",
-    )
-    return tmp_path
+def authority(tmp_path):
+    """Whom broker and session believe."""
+    return Authority(tmp_path)
 
 
-async def test_tls_is_verified_with_the_given_ca_and_large_messages_cross(certificates):
-    options = (f"certfile {certificates}/b.crt", f"keyfile {certificates}/b.key")
-    with running_broker(certificates, *options) as broker:
+@pytest.fixture
+def tls_options(authority):
+    """What makes a broker speak TLS."""
+    certificate, key = authority.issue("broker")
+    return f"certfile {certificate}", f"keyfile {key}"
+
+
+async def test_tls_is_verified_with_the_given_ca_and_large_messages_cross(
+    tmp_path, authority, tls_options
+):
+    with running_broker(tmp_path, *tls_options) as broker:
         async with _session(
-            broker.port, tls=True, ca_file=certificates / "ca.crt", subscriptions=("in/#",)
+            broker.port, tls=True, ca_file=authority.file, subscriptions=("in/#",)
         ) as (session, recorder):
             (number, _) = await recorder.next("connected")
             await asyncio.to_thread(broker.wait_for_log, "SUBACK to inferd-test")
@@ -351,9 +311,21 @@ async def test_tls_is_verified_with_the_given_ca_and_large_messages_cross(certif
                 assert await recorder.next("published") == (size, Receipt(ReceiptKind.UNHEARD))
 
 
-async def test_a_certificate_of_an_unknown_authority_is_refused_with_the_reason(certificates):
-    options = (f"certfile {certificates}/b.crt", f"keyfile {certificates}/b.key")
-    with running_broker(certificates, *options) as broker:
+async def test_a_broker_that_asks_is_shown_our_certificate(tmp_path, authority, tls_options):
+    asking = (*tls_options, f"cafile {authority.file}", "require_certificate true")
+    options = {"tls": True, "ca_file": authority.file}
+    with running_broker(tmp_path, *asking) as broker:
+        async with _session(broker.port, certificate=authority.issue("us"), **options) as (_, told):
+            await told.next("connected")
+        async with _session(broker.port, **options) as (_, told):
+            (reason,) = await told.next("unreachable")
+    assert "certificate required" in reason
+
+
+async def test_a_certificate_of_an_unknown_authority_is_refused_with_the_reason(
+    tmp_path, tls_options
+):
+    with running_broker(tmp_path, *tls_options) as broker:
         async with _session(broker.port, tls=True) as (_, recorder):
             (reason,) = await recorder.next("unreachable")
     gc.collect()  # a socket that was left open would be a warning, and so an error

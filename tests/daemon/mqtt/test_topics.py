@@ -14,6 +14,8 @@ def test_topics_are_those_of_the_contract():
     assert TOPICS.shared_requests == "$share/inferd/inferd/any/models/+/predict"
     assert TOPICS.availability == "inferd/box-1/availability"
     assert TOPICS.state == "inferd/box-1/state"
+    assert TOPICS.updates == "inferd/box-1/updates"
+    assert TOPICS.hints == ("inferd/box-1/updates/refresh", "inferd/any/updates/refresh")
     assert TOPICS.result(Command("m", "m")) == "inferd/box-1/models/m/result"
 
 
@@ -37,6 +39,8 @@ def test_predict_of_this_device_and_of_any_is_a_command(device):
         "inferd/box-1/models/a/b/predict",
         "/inferd/box-1/models/m/predict",
         "inferd/box-1/models/" + "m" * 2000 + "/predict",
+        "inferd/box-1/updates/refresh",
+        "inferd/any/updates/refresh",
     ],
 )
 def test_anything_else_is_no_command(topic):
@@ -91,6 +95,9 @@ def test_ordinary_reply_topics_are_taken(topic):
         ("inferd/any/models/m/predict", "as a request"),
         ("inferd/box-1/availability", "speaks for"),
         ("inferd/box-2/state", "speaks for"),
+        ("inferd/box-2/updates", "speaks for"),
+        ("inferd/box-2/updates/refresh", "as a hint"),
+        ("inferd/any/updates/refresh", "as a hint"),
     ],
 )
 def test_topics_that_would_break_something_are_refused_with_the_reason(topic, why):

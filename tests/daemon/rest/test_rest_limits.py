@@ -8,6 +8,7 @@ import logging
 import zlib
 
 import pytest
+from support.eventually import eventually
 from support.rest import ANSWER_TIMEOUT_S, Client, get, head, post, running_server
 
 ANYTHING = "/api/models/nobody/predict"
@@ -469,7 +470,26 @@ async def test_stopping_lets_a_request_finish_whose_body_still_arrives() -> None
         assert answer.headers["connection"] == "close"
 
 
-async def test_stopping_ends_idle_connections_at_once() -> None:
+async def test_at_stop_a_request_that_is_on_its_way_is_the_connections_last() -> None:
+    """One by a connection that was kept, one by a connection that has not said a word yet."""
+    async with running_server() as server:
+        kept = await server.connect()
+        assert (await kept.ask(get("/healthz"))).status == 200
+        fresh = await server.connect()
+        await eventually(lambda: len(server.server._network) == 2)
+        stopping = asyncio.create_task(server.server.stop(grace_s=ANSWER_TIMEOUT_S))
+        await eventually(lambda: server.server._network.is_draining)
+
+        answers = [await client.ask(get("/healthz")) for client in (kept, fresh)]
+
+        assert [answer.status for answer in answers] == [200, 200]
+        assert [answer.headers["connection"] for answer in answers] == ["close", "close"]
+        assert await kept.is_closed_by_server()
+        assert await fresh.is_closed_by_server()
+        await stopping
+
+
+async def test_stopping_ends_connections_that_stay_idle() -> None:
     async with running_server() as server:
         idle = await server.connect()
         await idle.ask(get("/healthz"))

@@ -129,15 +129,39 @@ async def test_serving_the_network_is_said_in_the_log(caplog: pytest.LogCaptureF
     assert "anonymously" in caplog.text
 
 
-async def test_inherited_sockets_are_served_instead_of_the_configured(tmp_path) -> None:
-    inherited = socket.create_server(("127.0.0.1", 0))
-    server = HttpServer(make_context())
+async def test_an_inherited_socket_is_used_when_the_configuration_names_it(tmp_path) -> None:
+    tcp = socket.create_server(("127.0.0.1", 0))
+    port = tcp.getsockname()[1]
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(tmp_path / "s"))
+    unix.listen()
+    server = HttpServer(make_context(listen=[f"127.0.0.1:{port}"]))
 
-    addresses = await server.start(tmp_path / "unused.sock", sockets=[inherited])
+    addresses = await server.start(tmp_path / "s", inherited=[tcp, unix])
+    early = await Client.open(addresses[0])
+    await early.send(get("/healthz"))
+    await server.serve_inherited()
+    answer = await early.receive()
+    await early.close()
     await server.stop(1)
 
-    assert len(addresses) == 1
-    assert not (tmp_path / "unused.sock").exists()
+    assert answer.status == 200  # it has waited
+    assert addresses == (f"http://127.0.0.1:{port}", f"unix:{tmp_path / 's'}")
+    assert (tmp_path / "s").is_socket()  # whoever made it removes it
+
+
+async def test_an_inherited_socket_that_the_configuration_does_not_name_is_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = socket.create_server(("127.0.0.1", 0))
+    server = HttpServer(make_context())
+
+    (address,) = await server.start(None, inherited=[other])
+    await server.stop(1)
+
+    assert other.fileno() == -1
+    assert address.startswith("http://127.0.0.1:")
+    assert "does not name this inherited socket" in caplog.text
 
 
 async def test_stopping_a_server_that_never_started_is_fine() -> None:

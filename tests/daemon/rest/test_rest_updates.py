@@ -12,6 +12,11 @@ import numpy as np
 import pytest
 from support import tflite_builder
 from support.daemon import running_daemon
+from support.eventually import eventually
+from support.mosquitto import running_broker
+from support.mqtt_client import TestClient
+from support.shortage import few_descriptors
+from support.updaterpeer import Peer, answering
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,9 +60,10 @@ class Box:
 
 
 @asynccontextmanager
-async def a_box(root: Path) -> AsyncIterator[Box]:
+async def a_box(**tables: Any) -> AsyncIterator[Box]:
     # A unix socket's path may have 107 characters, which pytest's folders exceed.
-    async with running_daemon([], models={"folders": ["var/lib/inferd/models"]}) as daemon:
+    tables = {"models": {"folders": ["var/lib/inferd/models"]}, **tables}
+    async with running_daemon([], **tables) as daemon:
         socket_path = next(a for a in daemon.addresses if a.startswith("unix:"))[5:]
         connector = aiohttp.UnixConnector(socket_path)
         async with aiohttp.ClientSession(connector=connector) as http:
@@ -65,8 +71,8 @@ async def a_box(root: Path) -> AsyncIterator[Box]:
 
 
 @pytest.fixture
-async def box(tmp_path) -> AsyncIterator[Box]:
-    async with a_box(tmp_path) as box:
+async def box() -> AsyncIterator[Box]:
+    async with a_box() as box:
         yield box
 
 
@@ -188,7 +194,12 @@ async def test_a_link_out_of_the_store_is_not_followed(box, demo_model):
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/api/updates/probe"), ("POST", "/api/updates/activate"), ("PUT", "/api/updates")],
+    [
+        ("POST", "/api/updates/probe"),
+        ("POST", "/api/updates/activate"),
+        ("POST", "/api/updates/events"),
+        ("PUT", "/api/updates"),
+    ],
 )
 async def test_nobody_comes_here_by_the_network(box, method, path):
     async with (
@@ -276,7 +287,14 @@ async def test_what_the_updater_says_is_repeated_everywhere(box):
 
 @pytest.mark.parametrize(
     "document",
-    [{"models": 5}, {"models": [{"model": "", "state": "IDLE"}]}, {"models": [{"state": "X"}]}, []],
+    [
+        {"models": 5},
+        {"models": [{"model": "", "state": "IDLE"}]},
+        {"models": [{"state": "X"}]},
+        {"models": [{"model": "m", "state": "IDLE"}, {"model": "m", "state": "TRYING"}]},
+        {"counts": [{"model": "m", "outcome": "committed", "count": n} for n in (1, 2)]},
+        [],
+    ],
 )
 async def test_a_report_that_is_none_is_refused_and_changes_nothing(box, document):
     async with box.http.put("http://box/api/updates", json=document) as response:
@@ -290,3 +308,138 @@ async def test_wishes_for_the_updater_are_refused_while_it_does_not_run(box):
 
     assert status == 503
     assert "inferd-updater" in answer["error"]
+
+
+@pytest.fixture
+async def updater(box) -> AsyncIterator[Peer]:
+    """Somebody at the updater's socket."""
+    peer = Peer()
+    async with answering(box.root / "run/inferd/updater.sock", peer.answer):
+        yield peer
+
+
+async def test_a_wish_to_look_reaches_the_updater(box, updater):
+    assert await box.post("/api/updates/refresh", {}) == (202, {"in_s": 0.0})
+    assert updater.asked == [("refresh", {"origin": "http"})]
+
+
+async def test_a_model_that_cannot_be_served_can_be_rolled_back(box, updater):
+    box.release("double", DIGEST, b"TFL3 this is no model")
+    box.point("double", DIGEST)
+    assert (await box.post("/api/updates/activate", {"model": "double"}))[0] == 503
+    updater.document = {"model": "double", "version": 1}
+
+    answer = await box.post("/api/models/double/rollback", {})
+
+    assert answer == (202, {"model": "double", "version": 1})
+    assert updater.asked == [("rollback", {"model": "double"})]
+
+
+async def test_a_rollback_that_the_updater_refuses_is_refused_in_its_words(
+    box, updater, demo_model
+):
+    box.release("fashion", DIGEST, demo_model)
+    box.point("fashion", DIGEST)
+    await box.post("/api/updates/activate", {"model": "fashion"})
+    updater.status, updater.document = 409, {"error": "there is no release before it"}
+
+    answer = await box.post("/api/models/fashion/rollback", {})
+
+    assert answer == (409, {"error": "there is no release before it"})
+
+
+async def test_a_model_that_nobody_knows_is_not_rolled_back(box, updater):
+    assert (await box.post("/api/models/nobody/rollback", {}))[0] == 404
+    assert updater.asked == []
+
+
+EVENTS = {"events": [{"sequence": 3, "time": 1.76e9, "event": {"event": "committed"}}]}
+
+
+async def test_events_are_not_taken_while_mqtt_is_off(box):
+    status, answer = await box.post("/api/updates/events", EVENTS)
+
+    assert status == 503
+    assert "mqtt.url" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"events": []},
+        {"events": 5},
+        {"events": [{"sequence": 0, "time": 1.0, "event": {}}]},
+        {"events": [{"sequence": 1, "event": {}}]},
+        {"events": [{"sequence": 1, "time": "now", "event": {}}]},
+        {"events": [{"sequence": 1, "time": 1.0, "event": []}]},
+        {"events": [{"sequence": n, "time": 1.0, "event": {}} for n in (2, 1)]},
+        {"events": [{"sequence": n, "time": 1.0, "event": {}} for n in (1, 1)]},
+        {"events": [{"sequence": n, "time": 1.0, "event": {}} for n in range(1, 102)]},
+    ],
+)
+async def test_what_are_no_events_is_refused(box, document):
+    assert (await box.post("/api/updates/events", document))[0] == 400
+
+
+@pytest.mark.broker
+async def test_events_leave_by_mqtt_and_hints_come_in(tmp_path):
+    with running_broker(tmp_path) as broker:
+        async with a_box(mqtt={"url": broker.url}) as box:
+            peer = Peer()
+            async with answering(box.root / "run/inferd/updater.sock", peer.answer):
+                client = TestClient(broker.port)
+                client.subscribe("inferd/box-1/updates")
+
+                taken = await box.post("/api/updates/events", EVENTS)
+                message = await client.anext()
+                client.publish("inferd/any/updates/refresh")
+                await eventually(lambda: peer.asked)
+                client.close()
+
+    assert taken == (200, {"taken": 3})
+    assert message.json == {
+        "device": "box-1",
+        "sequence": 3,
+        "time": 1.76e9,
+        "event": "committed",
+    }
+    assert peer.asked == [("refresh", {"origin": "mqtt"})]
+
+
+ENOUGH_TO_LOOK = 5
+"""Descriptors: a worker takes more."""
+
+
+async def test_a_release_for_which_no_worker_is_to_be_had_is_not_called_bad(box, demo_model):
+    folder = box.release("fashion", DIGEST, demo_model)
+    await probe(box, folder)  # from here on there is a connection
+
+    with few_descriptors(ENOUGH_TO_LOOK):
+        status, answer = await box.post("/api/updates/probe", {"path": str(folder)})
+
+    assert (status, answer["model"]) == (503, "fashion")
+    assert (await probe(box, folder))["ok"]
+
+
+async def test_a_release_that_lacks_a_worker_is_not_said_to_be_refused(box, demo_model):
+    newer = "b2" * 32
+    tables = (demo_model / "model.toml").read_text()
+    box.release("fashion", DIGEST, demo_model)
+    second = box.release("fashion", newer, demo_model)
+    (second / "model.toml").write_text(tables.replace("version = 1", "version = 2"))
+    box.point("fashion", DIGEST)
+    await box.post("/api/updates/activate", {"model": "fashion"})
+    box.point("fashion", newer)
+
+    with few_descriptors(ENOUGH_TO_LOOK):
+        async with box.http.post(
+            "http://box/api/updates/activate", json={"model": "fashion"}
+        ) as answer:
+            during = answer.status, "Retry-After" in answer.headers
+        _, serving = await box.get("/api/models/fashion/traffic")
+    _, after = await box.post("/api/updates/activate", {"model": "fashion"})
+
+    assert during == (503, True)
+    assert serving["release"] == DIGEST
+    assert after["release"] == newer
