@@ -29,7 +29,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CGROUPS = Path("/sys/fs/cgroup")
 _PACKAGES = (
     "systemd,systemd-sysv,dbus,libnss-systemd,python3,ca-certificates,udev,procps,iproute2,"
-    "mosquitto,mosquitto-clients,curl,gpgv"
+    "python3-systemd,mosquitto,mosquitto-clients,curl,gpgv"
 )
 _NEEDS = ("systemd-nspawn", "mmdebstrap", "nsenter")
 _BOOT_S = 60.0
@@ -127,7 +127,7 @@ class Machine:
 
     def sh(self, script: str, *, check: bool = True, timeout_s: float = 120.0) -> str:
         """What a shell script prints."""
-        return self.run("sh", "-c", script, check=check, timeout_s=timeout_s).stdout.strip()
+        return self.run("sh", "-ec", script, check=check, timeout_s=timeout_s).stdout.strip()
 
     def write(self, path: str, content: str | bytes) -> None:
         """Make a file in it."""

@@ -76,6 +76,7 @@ def bare(bookworm, packages) -> Iterator[Machine]:
         serve = ("--unit=files", "python3", "-m", "http.server", "8000", "--bind", "127.0.0.1")
         box.run("systemd-run", "--quiet", *serve, "--directory", "/drop")
         box.sh("rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*")
+        box.run("dpkg", "-r", "python3-systemd")  # it is recommended, not needed
         box.sh("cp /drop/apt/inferd-archive-keyring.gpg /usr/share/keyrings/")
         box.write("/etc/apt/sources.list.d/inferd.sources", SOURCE)
         box.wait_for("curl -sf http://127.0.0.1:8000/ >/dev/null")
@@ -89,8 +90,7 @@ def installed(bookworm, built) -> Path:
     shutil.rmtree(tree, ignore_errors=True)
     subprocess.run(("cp", "-a", "--reflink=auto", bookworm, tree), check=True)
     with Machine(tree, binds={"/drop": KEPT}, options=()).running() as box:
-        install = "apt-get -q install -y --no-install-recommends python3-systemd"
-        box.sh(f"apt-get -q update; {install} /drop/{built[0].name}; apt-get clean")
+        box.sh(f"apt-get -q install -y --no-install-recommends /drop/{built[0].name}")
     (tree / "etc/machine-id").write_text("")
     return tree
 
