@@ -190,7 +190,7 @@ class Trust:
         shutil.rmtree(work, ignore_errors=True)
         work.parent.mkdir(parents=True, exist_ok=True)
         if before is not None and self._has_followed(before):
-            shutil.copytree(before, work, symlinks=True)
+            _copy(before, work)
         else:  # nothing yet, or it came from another trust anchor
             work.mkdir()
         return work
@@ -215,11 +215,28 @@ class Trust:
         fresh = self._metadata / "work"
         if work != fresh:
             atomic.remove(fresh)
-            shutil.copytree(work, fresh, symlinks=True)
+            _copy(work, fresh)
         atomic.sync_tree(fresh)
         atomic.remove(generation)
         atomic.rename(fresh, generation)
         atomic.replace_link(self._metadata / "current", name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a tree's names and bytes, and nothing else.
+
+    Not its modes: a folder below a set-group-id one has that bit, and a service that may not set
+    it (systemd's RestrictSUIDSGID) may not even copy it.
+    """
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        copy = target / path.name
+        if path.is_symlink():
+            copy.symlink_to(path.readlink())
+        elif path.is_dir():
+            _copy(path, copy)
+        else:
+            shutil.copyfile(path, copy)
 
 
 def _content(folder: Path) -> dict[str, bytes]:

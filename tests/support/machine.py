@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -101,6 +102,9 @@ class Machine:
                 except subprocess.TimeoutExpired:
                     nspawn.kill()
                     nspawn.wait()
+                    if self.leader:  # it would go on without nspawn
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(self.leader, signal.SIGKILL)
 
     def run(
         self, *command: str, check: bool = True, timeout_s: float = 120.0

@@ -17,7 +17,7 @@ from updater.errors import TrustReason, Untrusted, UpdateError
 from updater.publisher.assignments import raise_floors
 from updater.session import _set_time
 from updater.signedtime import Reference
-from updater.trust import Trust
+from updater.trust import Trust, _copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -371,3 +371,18 @@ class TestScratch:
 
         with pytest.raises(OSError, match="memory"):
             trust.refresh(str(fleet.path))
+
+
+def test_metadata_is_copied_without_its_modes(tmp_path):
+    """A service that may not set the set-group-id bit must not try to."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "folder").mkdir(parents=True)
+    (source / "folder/file").write_bytes(b"x")
+    (source / "link").symlink_to("folder/file")
+    (source / "folder").chmod(0o2750)
+
+    _copy(source, target)
+
+    assert not (target / "folder").stat().st_mode & 0o2000
+    assert (target / "link").read_bytes() == b"x"
+    assert (target / "link").is_symlink()

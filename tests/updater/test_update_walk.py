@@ -409,11 +409,12 @@ class Walk(RuleBasedStateMachine):
                 raise
 
     def take_in_floors(self) -> None:
+        """Look; a floor that was seen once stands, whatever is seen later."""
         view = self.box.look()
         for model in MODELS if view is not None else ():
-            floor = view.floors.get(model, 0)
-            assert floor >= self.floors[model], f"the floor of {model} sank"
-            self.floors[model] = floor
+            signed = view.desired.floors.get(model, 0) if view.desired else 0
+            self.floors[model] = max(self.floors[model], signed)
+            assert view.floors.get(model, 0) >= self.floors[model], f"the floor of {model} sank"
 
     def take_steps(self, model: str, count: int) -> None:
         """So many at most: one that waits is tried once more, what it waits for may be there."""
