@@ -36,7 +36,7 @@ _FILES = (
 
 
 def write_all(folder: Path) -> None:
-    """One page for each program, and bash's completion of inferctl."""
+    """A page and bash's completion for each program."""
     folder.mkdir(parents=True, exist_ok=True)
     programs = (
         (inferd.build_parser(), 8),
@@ -45,8 +45,7 @@ def write_all(folder: Path) -> None:
     )
     for parser, section in programs:
         (folder / f"{parser.prog}.{section}").write_text(_page(parser, section))
-    completion = shtab.complete(inferctl.build_parser(), "bash")
-    (folder / "inferctl").write_text(completion)
+        (folder / parser.prog).write_text(shtab.complete(parser, "bash"))
 
 
 def _page(parser: argparse.ArgumentParser, section: int) -> str:

@@ -36,7 +36,8 @@ def test_manuals_and_completion_are_in_it(built):
 
     for name in ("man8/inferd.8", "man8/inferd-updater.8", "man1/inferctl.1"):
         assert f"/usr/share/man/{name}.gz" in listed
-    assert "bash-completion/completions/inferctl" in listed
+    for program in ("inferd", "inferd-updater", "inferctl"):
+        assert f"/usr/share/bash-completion/completions/{program}\n" in listed
 
 
 def sha256(path) -> str:
