@@ -104,6 +104,7 @@ def stage(tree: Path, arch: str, suite: Suite, uv: str) -> None:
     """Put all that the package installs below usr/ into `tree`."""
     site = tree / SITE
     site.mkdir(parents=True)
+    os.environ["UV_SYSTEM_CERTS"] = "1"  # as pip does, so that a company's own mirror is believed
     _run(
         *(uv, "--quiet", "pip", "install", "--python", sys.executable, "--no-python-downloads"),
         *("--python-platform", PLATFORMS[arch], "--python-version", suite.python),
