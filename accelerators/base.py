@@ -178,15 +178,82 @@ class ModelMetadata:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """One thing that can run models, as its kind's module found it.
+
+    Attributes:
+        id: the kind where there can be one of it ("cpu", "gpu", "npu"), else the kind, a colon and
+            what tells it from others ("edgetpu:usb-1-1.4", "external:dsp").
+        kind: a name of `accelerators.registry`.
+        name: what its maker calls it; "" when not known.
+        driver: what opens it, with its version; "" when not known. With another driver, what was
+            measured before no longer counts.
+        problem: why it cannot be used now, in one plain sentence; "" when it can.
+        next_step: what an operator can do about the problem; "" when there is none.
+        library: the file of its delegate; "" where the runtime brings it.
+        options: for the library or the runtime: name and value.
+        exclusive: only one process may have it open at a time.
+    """
+
+    id: str
+    kind: str
+    name: str = ""
+    driver: str = ""
+    problem: str = ""
+    next_step: str = ""
+    library: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    exclusive: bool = False
+
+    @property
+    def up(self) -> bool:
+        """Whether it can be used now, as far as is known."""
+        return not self.problem
+
+
+CPU = Device("cpu", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an answer comes from.
+
+    Attributes:
+        device: id of what ran the model.
+        requested_device: the first wish of its placement.
+        degraded: a wish before `device` could not be met.
+    """
+
+    device: str = "cpu"
+    requested_device: str = "cpu"
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of a model a delegate took.
+
+    Attributes:
+        operators: of the model's main graph.
+        claimed: of these, on the device; the others run on the CPU.
+        partitions: pieces of the graph that the device runs one by one.
+    """
+
+    operators: int
+    claimed: int
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReport:
     """What a worker found out about a model while it loaded, warmed and probed it.
 
     Attributes:
         digest: sha256 of the file, lower-case hex.
         runtime: name and version of what runs it, e.g. "litert 2.3.0".
-        device: what really runs it: "cpu".
+        device: id of what really runs it.
         requested_device: the first wish of its placement.
-        degraded_reason: why `device` is not `requested_device`; "" when it is.
+        degraded_reason: why a wish before `device` is not met; "" when none is missed.
         signatures: at least one. The first is the default: `serving_default` where the file has it.
         metadata: empty when the file carries none.
         stateful: it keeps variables between calls: one interpreter, never batched.
@@ -196,6 +263,7 @@ class ModelReport:
         load_s, warm_s: seconds for parse + allocate, and for the first invocation.
         notes: what an operator should know though the model serves: a signature that is left out,
             metadata that cannot be read. One sentence each.
+        coverage: how much the device took; None on the CPU, which takes everything.
     """
 
     digest: str
@@ -211,11 +279,17 @@ class ModelReport:
     load_s: float
     warm_s: float
     notes: tuple[str, ...] = ()
+    coverage: Coverage | None = None
 
     @property
     def degraded(self) -> bool:
-        """True when the model runs on something else than what was asked for."""
-        return self.device != self.requested_device
+        """True when the model runs on something else for want of what was asked for."""
+        return bool(self.degraded_reason)
+
+    @property
+    def origin(self) -> Origin:
+        """As its answers say it."""
+        return Origin(self.device, self.requested_device, self.degraded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +298,7 @@ class LoadSpec:
 
     Attributes:
         path: the .tflite file. It must never change in place: replace it by rename.
-        accelerators: kinds in order of wish, e.g. ("edgetpu", "cpu"); never empty.
+        device: where to run it.
         threads: interpreter threads, 1..64.
         instances: interpreters that run side by side, 1..64; a stateful model gets one whatever
             this says.
@@ -237,7 +311,7 @@ class LoadSpec:
     """
 
     path: Path
-    accelerators: tuple[str, ...] = ("cpu",)
+    device: Device = CPU
     threads: int = 1
     instances: int = 1
     isolation: Isolation = Isolation.PROCESS
@@ -257,9 +331,11 @@ class CallResult:
         invoke_s: seconds inside the runtime's invoke, as the worker measured them.
         started_at, finished_at: CLOCK_MONOTONIC seconds at which the worker took the call up and
             was done with it; the same clock as `time.monotonic()` in every process.
+        origin: what ran it.
     """
 
     outputs: Mapping[str, Array]
     invoke_s: float
     started_at: float
     finished_at: float
+    origin: Origin = Origin()

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from accelerators.base import Array, CallResult, ModelReport
+    from accelerators.base import Array, CallResult, ModelReport, Origin
 
 
 class DeathReason(Enum):
@@ -61,12 +61,14 @@ class Worker(Protocol):
         pid: 0 for a thread.
         free: calls it would accept now.
         calls: how many it has accepted.
+        origin: what its answers say of where they come from.
         lost: done when it ended unasked.
     """
 
     pid: int
     free: int
     calls: int
+    origin: Origin
     lost: asyncio.Future[Loss]
 
     @property

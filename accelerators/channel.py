@@ -45,6 +45,7 @@ STAGES = tuple(LoadStage)  # a stage's place here is its number on the wire
 EXIT_OK = 0
 EXIT_BUG = 70  # an exception nobody expected; its traceback is the worker's last output
 EXIT_MEMORY = 71
+EXIT_DEVICE = 72  # its device failed, and the model cannot be set up on it again
 
 _DATA_AT = 64  # tensors begin here; before them is the mark
 _BORDER = 64  # bytes: a cache line
@@ -67,6 +68,9 @@ class Kind(IntEnum):
     REFUSED = 5  # worker: the load failed at this stage; text follows
     RESULT = 6  # worker: times and shapes of the outputs follow
     FAILED = 7  # worker: times and text follow
+    LOOK = 8  # daemon: instead of LOAD, look at this device; JSON follows
+    LOOKED = 9  # worker: the device as its driver tells of it; JSON follows
+    HOST = 10  # daemon: instead of LOAD, be the process of a device
 
 
 class BadMessage(ValueError):

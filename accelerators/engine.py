@@ -20,13 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from accelerators import registry
-from accelerators.base import ModelReport, SignatureSpec, TensorSpec
+from accelerators.base import CPU, Isolation, ModelReport, SignatureSpec, TensorSpec
 from accelerators.errors import LoadStage, ModelRefused
 from accelerators.flatbuffer import DamagedFile
 from accelerators.interpreter import (
+    DeviceFailure,
     Entry,
-    Interpreter,
     OutOfMemory,
     RuntimeFailure,
     runtime_name,
@@ -34,12 +33,15 @@ from accelerators.interpreter import (
 from accelerators.metadata import read_metadata
 from accelerators.outline import IDENTIFIER, Outline, read_outline
 from accelerators.probe import filled, ports_of, prove_rows
+from accelerators.registry import KINDS
+from accelerators.runtime import NoRuntime, runtime
 from accelerators.session import Session, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from accelerators.base import Array, LoadSpec, ModelMetadata
+    from accelerators.runner import Runner
 
 _REASON_MAX = 500  # characters, as ModelRefused promises
 _NOTES_MAX = 20
@@ -64,6 +66,10 @@ def load(
         MemoryError: there is not enough for it.
     """
     started = time.monotonic()
+    try:
+        runtime()
+    except NoRuntime as exc:
+        raise _refused(LoadStage.PROCESS, str(exc)) from exc
     on_stage(LoadStage.READ)
     file = _open(spec.path)
     try:
@@ -81,13 +87,24 @@ def _load(
     started: float,
 ) -> tuple[Session, ModelReport]:
     digest, outline, metadata, notes = _examine(file, on_stage)
-    choice = registry.choose(spec.accelerators, outline)
-    interpreter, tried = _open_and_try(choice, file, spec, outline, on_stage)
-    notes.extend(tried.notes)
-    session = Session(
-        file, choice, spec.threads, interpreter, tried.entries, stateful=outline.stateful
-    )
-    del interpreter  # the session may drop it for another
+    kind = KINDS.get(spec.device.kind)
+    problem = kind.check(outline) if kind else f"there is no kind '{spec.device.kind[:40]}'"
+    if kind is None or problem:
+        raise _refused(LoadStage.ALLOCATE, problem)
+    if spec.isolation is Isolation.THREAD and kind is not KINDS[CPU.kind]:
+        reason = f"a model on {spec.device.id} needs a process of its own, as drivers crash"
+        raise _refused(LoadStage.OPEN, reason)
+
+    def open_() -> Runner:
+        return kind.open(path_of(file), spec.threads, spec.device)
+
+    if spec.device.kind != CPU.kind:
+        on_stage(LoadStage.OPEN)
+    runner, tried = _open_and_try(open_, outline, on_stage)
+    notes.extend((*tried.notes, *runtime().faults))
+    coverage = runner.coverage
+    session = Session(file, open_, runner, tried.entries, stateful=outline.stateful)
+    del runner  # the session may drop it for another
     try:
         if outline.stateful or tried.notes:  # one that has failed at something is not to be trusted
             session.renew()
@@ -103,9 +120,9 @@ def _load(
     report = ModelReport(
         digest=digest,
         runtime=runtime_name(),
-        device=choice.device,
-        requested_device=spec.accelerators[0],
-        degraded_reason=choice.degraded_reason[:_REASON_MAX],
+        device=spec.device.id,
+        requested_device=spec.device.id,
+        degraded_reason="",
         signatures=signatures,
         metadata=metadata,
         stateful=outline.stateful,
@@ -114,6 +131,7 @@ def _load(
         load_s=tried.allocated_at - started,
         warm_s=tried.warm_s,
         notes=tuple(note[:_REASON_MAX] for note in notes[:_NOTES_MAX]),
+        coverage=coverage,
     )
     return session, report
 
@@ -180,26 +198,24 @@ class _TriedOut:
 
 
 def _open_and_try(
-    choice: registry.Choice,
-    file: BinaryIO,
-    spec: LoadSpec,
-    outline: Outline,
-    on_stage: Callable[[LoadStage], None],
-) -> tuple[Interpreter, _TriedOut]:
+    open_: Callable[[], Runner], outline: Outline, on_stage: Callable[[LoadStage], None]
+) -> tuple[Runner, _TriedOut]:
     """Open the file and try its entries, with open dimensions of several sizes if need be."""
     refusal: ModelRefused | None = None
     for size in _OPEN_SIZES:
         try:
-            interpreter = choice.kind.open(path_of(file), spec.threads)
-            entries, left_out = interpreter.entries(outline)
+            runner = open_()
+            entries, left_out = runner.entries(outline)
         except OutOfMemory as exc:
             raise MemoryError("to parse the file") from exc
+        except DeviceFailure as exc:
+            raise _refused(LoadStage.OPEN, str(exc)) from exc
         except RuntimeFailure as exc:
             raise _refused(LoadStage.PARSE, f"the runtime does not accept the file: {exc}") from exc
         for entry in entries:
-            entry.start = _start_shapes(interpreter, entry, size)
+            entry.start = _start_shapes(runner, entry, size)
         try:
-            return interpreter, _try_out(interpreter, entries, outline, left_out, on_stage)
+            return runner, _try_out(runner, entries, outline, left_out, on_stage)
         except ModelRefused as exc:
             refusal = refusal or exc  # what it says of the file's own shapes is what matters
             if not any(-1 in port.spec.shape[1:] for entry in entries for port in entry.inputs):
@@ -207,11 +223,11 @@ def _open_and_try(
     raise refusal or _refused(LoadStage.ALLOCATE, "it has no signature")
 
 
-def _start_shapes(interpreter: Interpreter, entry: Entry, size: int) -> tuple[tuple[int, ...], ...]:
+def _start_shapes(runner: Runner, entry: Entry, size: int) -> tuple[tuple[int, ...], ...]:
     """Shapes to begin with: open dimensions after the rows are `size` where the file says none."""
     shapes = []
     for port in entry.inputs:
-        now = interpreter.shape(entry, port)
+        now = runner.shape(entry, port)
         open_ = port.spec.shape
         shapes.append(
             tuple(
@@ -223,7 +239,7 @@ def _start_shapes(interpreter: Interpreter, entry: Entry, size: int) -> tuple[tu
 
 
 def _try_out(
-    interpreter: Interpreter,
+    runner: Runner,
     entries: tuple[Entry, ...],
     outline: Outline,
     left_out: tuple[str, ...],
@@ -234,10 +250,10 @@ def _try_out(
     notes = list(left_out)
 
     def allocate(entry: Entry) -> None:
-        _allocate(interpreter, entry, outline)
+        _allocate(runner, entry, outline)
 
     def warm(entry: Entry) -> None:
-        results[entry.name] = _warm(interpreter, entry)
+        results[entry.name] = _warm(runner, entry)
 
     on_stage(LoadStage.ALLOCATE)
     entries = _usable(entries, notes, LoadStage.ALLOCATE, allocate)
@@ -279,7 +295,7 @@ def _usable(
     raise _refused(stage, reasons[0] if reasons else "; ".join(notes) or "it has no signature")
 
 
-def _allocate(interpreter: Interpreter, entry: Entry, outline: Outline) -> None:
+def _allocate(runner: Runner, entry: Entry, outline: Outline) -> None:
     for port in entry.inputs:
         if port.is_bytes and not port.spec.shape:
             raise RuntimeFailure(
@@ -287,9 +303,11 @@ def _allocate(interpreter: Interpreter, entry: Entry, outline: Outline) -> None:
                 "from the wrong memory"
             )
     try:
-        interpreter.allocate(entry)
+        runner.allocate(entry)
     except OutOfMemory as exc:
         raise OutOfMemory("to allocate the model") from exc
+    except DeviceFailure:
+        raise
     except RuntimeFailure as exc:
         raise RuntimeFailure(_explain(exc, outline)) from exc
 
@@ -310,18 +328,18 @@ def _explain(failure: RuntimeFailure, outline: Outline) -> str:
     return f"the tensors cannot be planned: {failure}"
 
 
-def _warm(interpreter: Interpreter, entry: Entry) -> list[Array]:
+def _warm(runner: Runner, entry: Entry) -> list[Array]:
     """Invoke once; returns copies of the results."""
     try:
-        interpreter.run(entry, [filled(port, shape, 1) for port, shape in ports_of(entry)])
+        runner.run(entry, [filled(port, shape, 1) for port, shape in ports_of(entry)])
     except OutOfMemory as exc:
         raise OutOfMemory("for the first invocation") from exc
     except RuntimeFailure as failure:
         try:
-            interpreter.run(entry, [filled(port, shape, 0) for port, shape in ports_of(entry)])
+            runner.run(entry, [filled(port, shape, 0) for port, shape in ports_of(entry)])
         except RuntimeFailure:
             raise RuntimeFailure(f"the first invocation failed: {failure}") from failure
-    return [array.copy() for array in interpreter.results(entry)]
+    return [array.copy() for array in runner.results(entry)]
 
 
 def _describe(entry: Entry, results: list[Array]) -> SignatureSpec:

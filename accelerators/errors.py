@@ -14,6 +14,7 @@ class LoadStage(Enum):
 
     READ = "read"  # the file could not be read
     PARSE = "parse"  # the bytes are not a model the runtime accepts
+    OPEN = "open"  # the device or its driver failed, or took none of the model
     ALLOCATE = "allocate"  # tensors could not be planned or an operator is missing
     WARM = "warm"  # the first invocation failed
     PROCESS = "process"  # the worker died, hung or outgrew its limits

@@ -86,17 +86,17 @@ class Table:
 
     def text(self, slot: int) -> str:
         """A string field, "" when absent; bytes that are not UTF-8 are replaced."""
-        where = self._target(slot)
+        where = self.target(slot)
         return self._string(where) if where else ""
 
     def table(self, slot: int) -> Table | None:
         """A table field."""
-        where = self._target(slot)
+        where = self.target(slot)
         return self.buffer.table(where) if where else None
 
     def blob(self, slot: int) -> memoryview:
         """A vector of bytes, empty when absent."""
-        where = self._target(slot)
+        where = self.target(slot)
         if not where:
             return memoryview(b"")
         return self.buffer.span(where + 4, self.buffer.integer(_UINT32, where))
@@ -108,7 +108,7 @@ class Table:
             DamagedFile: it has more than `limit` elements.
         """
         layout = _layout(code)
-        where = self._target(slot)
+        where = self.target(slot)
         if not where:
             return ()
         count = self._count(where, limit)
@@ -123,8 +123,13 @@ class Table:
         """A vector of strings."""
         return tuple(self._string(where) for where in self._elements(slot, limit))
 
+    def target(self, slot: int) -> int:
+        """Where in the buffer the field's offset points to; 0 when the table does not have it."""
+        where = self._field(slot)
+        return where + self.buffer.integer(_UINT32, where) if where else 0
+
     def _elements(self, slot: int, limit: int) -> list[int]:
-        where = self._target(slot)
+        where = self.target(slot)
         if not where:
             return []
         first = where + 4
@@ -150,11 +155,6 @@ class Table:
             return 0
         offset = self.buffer.integer(_UINT16, self.vtable + entry)
         return self.offset + offset if offset else 0
-
-    def _target(self, slot: int) -> int:
-        """Where the field's offset points to; 0 when the table does not have it."""
-        where = self._field(slot)
-        return where + self.buffer.integer(_UINT32, where) if where else 0
 
 
 _LAYOUTS = {code: struct.Struct(f"<{code}") for code in "bBhHiIqQf"}

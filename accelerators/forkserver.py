@@ -68,11 +68,16 @@ class Exit:
 
     Attributes:
         status: as from `os.waitpid`; None when nobody could wait for it.
-        peak_bytes: of resident memory.
+        peak_bytes: of resident memory; 0 when not known.
+        words: what its process said last, where that is not on its own stderr; "" else.
+        is_to_blame: whether it is its own end; not so where it shared its process with others, and
+            another one, or nobody that is known, brought the process down.
     """
 
     status: int | None
     peak_bytes: int = 0
+    words: str = ""
+    is_to_blame: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,11 @@ class Child:
     pid: int
     pidfd: int
     exited: asyncio.Future[Exit]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others live in its process: no."""
+        return False
 
     def kill(self) -> None:
         """End it at once. Does nothing when it is gone; a failure is logged, not raised."""

@@ -21,6 +21,7 @@ from typing import NoReturn
 from accelerators import worker
 from accelerators.channel import EXIT_BUG
 from accelerators.forkwire import ANSWER, EXITED, FAILED, FORKED, KILL, READY, REQUEST
+from accelerators.runtime import preload
 from accelerators.startpages import give_back_start_pages
 
 FDS_MAX = 16
@@ -35,6 +36,7 @@ def main(fd: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):  # else it has the name of the program it came from
         Path("/proc/self/comm").write_text(_TITLE, "ascii")
+    preload()
     give_back_start_pages()  # it will wait now, and hardly run
     gc.collect()
     gc.freeze()  # a collection in a worker would otherwise copy every shared page

@@ -1,13 +1,13 @@
 """Interpreter: the runtime by tensor indexes, with its surprises taken out.
 
-The only module that imports the runtime. What it takes care of:
+What it takes care of:
 - Signatures are mapped to subgraphs and indexes once; runner objects are never made, because they
   resize and allocate on every call and forbid the index calls while they live.
 - A view of a tensor is never kept across a call into the runtime.
 - Error texts pile up inside the runtime: only what is new is passed on.
 - A rank-0 result is a number to the runtime's binding, and an array of shape () here.
 - It often says nothing when an allocation fails: the C library's errno tells.
-Source: measured on LiteRT 2.3.0.
+Source: measured on LiteRT 2.3.0 and tflite-runtime 2.14.0.
 """
 
 from __future__ import annotations
@@ -19,22 +19,27 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ai_edge_litert
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter as _Runtime
 
 from accelerators.base import DataType, Quantization, TensorSpec
+from accelerators.coverage import Node, measure_coverage
+from accelerators.runtime import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from accelerators.base import Array
+    from accelerators.base import Array, Coverage
+    from accelerators.delegates import Delegate
     from accelerators.outline import Outline
 
 DEFAULT_SIGNATURE = "serving_default"
 TENSORS_MAX = 500  # inputs or outputs of a signature: their shapes travel in one message
 _TEXT_MAX = 300  # characters of a runtime's message: its start and its end say what went wrong
 _NAME_MAX = 500  # characters of a tensor's or signature's name that are shown or matched
+
+_LET_GO = "the device does not take the model with inputs of this shape"
+
+_DELEGATED = "DELEGATE"  # what the binding calls a node that stands for a delegate's part
 
 # What the binding raises for a bad model, a bad input or a full memory.
 _ERRORS = (RuntimeError, ValueError, TypeError, MemoryError, OverflowError)
@@ -54,6 +59,10 @@ class RuntimeFailure(Exception):
 
 class OutOfMemory(RuntimeFailure):
     """It failed because no memory could be had."""
+
+
+class DeviceFailure(RuntimeFailure):
+    """A device, or its library, refused or failed; the message is a sentence of its own."""
 
 
 class Unusable(Exception):
@@ -77,6 +86,7 @@ class Entry:
     Attributes:
         shapes: of the inputs, as the runtime has them allocated now; () before the first time.
         start: of the inputs, to begin with; () for those in the file.
+        row_by_row: the device runs one row at a time, whatever the inputs have.
     """
 
     name: str
@@ -85,29 +95,40 @@ class Entry:
     outputs: tuple[Port, ...]
     shapes: tuple[tuple[int, ...], ...] = ()
     start: tuple[tuple[int, ...], ...] = ()
+    row_by_row: bool = False
 
 
 def runtime_name() -> str:
     """Name and version of the runtime, e.g. "litert 2.3.0"."""
-    return f"litert {ai_edge_litert.__version__}"
+    return str(runtime())
 
 
 class Interpreter:
     """One interpreter of one model. One thread at a time."""
 
-    def __init__(self, path: str, *, threads: int) -> None:
-        """Parse the file.
+    def __init__(self, path: str, *, threads: int, delegate: Delegate | None = None) -> None:
+        """Parse the file, and let the delegate take what it can of the model.
 
         Raises:
-            RuntimeFailure: the runtime does not accept it.
+            RuntimeFailure: the runtime does not accept the file.
+            DeviceFailure: the delegate fails, or takes nothing.
         """
+        self._delegate = delegate
+        self._coverage: Coverage | None = None
         self._seen_text = ""
         _errno().value = 0
         try:
-            self._runtime = _Runtime(model_path=path, num_threads=threads)
+            self._runtime = runtime().interpreter(model_path=path, num_threads=threads)
         except _ERRORS as exc:
             raise self._failure(exc) from exc
         self._core: Any = self._runtime._interpreter  # noqa: SLF001 (the calls that name a subgraph are only there)
+        if delegate is not None:
+            self._coverage = self._hand_over(delegate)
+
+    def __del__(self) -> None:
+        # In this order: what the runtime lets go of belongs to the delegate.
+        self._core = self._runtime = None
+        self._delegate = None
 
     def entries(self, outline: Outline) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
         """The callables that can be offered, default first, and why others cannot.
@@ -121,6 +142,16 @@ class Interpreter:
             return self._entries(outline)
         except _ERRORS as exc:
             raise self._failure(exc) from exc
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How much of the model a delegate took; None without one."""
+        return self._coverage
+
+    @property
+    def operators(self) -> int:
+        """How many the main graph has; after a delegate took some, fewer."""
+        return int(self._core.NumNodes())
 
     @property
     def complaints(self) -> int:
@@ -145,15 +176,26 @@ class Interpreter:
 
         Raises:
             RuntimeFailure: the model cannot take them. The interpreter is not to be used again.
+            DeviceFailure: the device does not; nor is it then.
         """
         try:
             for port, shape, current in zip(entry.inputs, shapes, entry.shapes, strict=True):
                 if shape != current:
                     size = np.array(shape, np.int32)
                     self._core.ResizeInputTensor(port.index, size, False, entry.subgraph)
-            self._core.AllocateTensors(entry.subgraph)
+            if entry.subgraph:
+                self._core.AllocateTensors(entry.subgraph)
+            else:
+                # tflite-runtime takes its fast kernels for the CPU only by the call that names no
+                # subgraph, which is for the first one; without them it is 20 times slower.
+                self._core.AllocateTensors()
         except _ERRORS as exc:
-            raise self._failure(exc) from exc
+            failure = self._failure(exc)
+            if self._is_let_go and not isinstance(failure, OutOfMemory):
+                raise DeviceFailure(f"{_LET_GO}: {failure}") from exc
+            raise failure from exc
+        if self._is_let_go:
+            raise DeviceFailure(_LET_GO)
         entry.shapes = shapes
 
     def run(self, entry: Entry, inputs: Sequence[Array]) -> float:
@@ -192,6 +234,31 @@ class Interpreter:
             return [self._read(entry, port) for port in entry.outputs]
         except _ERRORS as exc:
             raise self._failure(exc) from exc
+
+    @property
+    def _is_let_go(self) -> bool:
+        return self._delegate is not None and self._delegate.let_go
+
+    def _hand_over(self, delegate: Delegate) -> Coverage:
+        """Let the delegate take its part. Before any allocation: that lets the runtime's own in."""
+        try:
+            self._core.ModifyGraphWithDelegate(delegate.address)
+        except _ERRORS as exc:
+            failure = self._failure(exc)
+            if isinstance(failure, OutOfMemory):
+                raise failure from exc
+            reason = "its driver fails with the model, or is built for another version of TFLite"
+            raise DeviceFailure(f"{reason}: {failure}") from exc
+        coverage = measure_coverage([self._node(number) for number in range(self._core.NumNodes())])
+        if not coverage.claimed:
+            raise DeviceFailure(f"it took none of the model's {coverage.operators} operators")
+        return coverage
+
+    def _node(self, number: int) -> Node:
+        core = self._core
+        inputs, outputs = core.NodeInputs(number), core.NodeOutputs(number)
+        is_part = core.NodeName(number) == _DELEGATED
+        return Node(tuple(map(int, inputs)), tuple(map(int, outputs)), is_part)
 
     def _read(self, entry: Entry, port: Port) -> Array:
         core = self._core

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from random import Random  # NumPy's generators would take 3 MB in every worker
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from accelerators.base import DataType
 from accelerators.errors import InvokeFailed
+from accelerators.seeds import SEED, invented
 
 if TYPE_CHECKING:
     from accelerators.base import Array, LoadSpec
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 _AUTOMATIC_BATCH = 8  # rows; larger gains nothing on any model measured
 _PROBE_ROWS = 4  # different rows in a probe: enough to tell a mixed row from its own
 _PROBE_SHARE = 0.1  # of the load's time limit that the probe may take
-_SEED = 20240607  # of the rows a probe invents; any fixed number
-_RANDOM_BYTES = 65_521  # a row repeats after so many: a prime, so that no two lines are alike
 
 # A float row may differ from its single run by so much of the output's range: kernels add up in
 # another order. Measured: 4e-7 of the range; a mixed row differs by tenths.
@@ -57,9 +54,10 @@ def prove_rows(session: Session, entry: Entry, spec: LoadSpec, warm_s: float) ->
 
 def _rows_agree(session: Session, entry: Entry, sizes: list[int]) -> bool:
     """Whether each row of larger calls equals the row's own call."""
-    rng = Random(_SEED)  # noqa: S311 (nobody gains by guessing it)
+    rng = Random(SEED)  # noqa: S311 (nobody gains by guessing it)
     rows = [
-        [_random(port, shape, rng) for port, shape in ports_of(entry)] for _ in range(_PROBE_ROWS)
+        [invented(port.spec.datatype, shape, rng) for port, shape in ports_of(entry)]
+        for _ in range(_PROBE_ROWS)
     ]
     singles = [_copied(session, row) for row in rows]
     for size in sizes:
@@ -78,22 +76,6 @@ def _rows_agree(session: Session, entry: Entry, sizes: list[int]) -> bool:
 def _copied(session: Session, inputs: list[Array]) -> list[Array]:
     outputs, _ = session.run(0, inputs)
     return [output.copy() for output in outputs]
-
-
-def _random(port: Port, shape: tuple[int, ...], rng: Random) -> Array:
-    datatype = port.spec.datatype
-    count = math.prod(shape)
-    if datatype is DataType.BYTES:
-        words = [rng.randbytes(3).hex().encode() for _ in range(count)]
-        return np.array(words, object).reshape(shape)
-    block = np.frombuffer(rng.randbytes(_RANDOM_BYTES), np.uint8)
-    if datatype.dtype.kind == "f":
-        values: Array = (block / 256).astype(datatype.dtype)
-    elif datatype.itemsize == 1 and datatype is not DataType.BOOL:  # pixels: the whole range
-        values = block.view(datatype.dtype)
-    else:
-        values = (block % 2).astype(datatype.dtype)  # indexes: small ones exist
-    return np.resize(values, shape)
 
 
 def _equal(output: Array, expected: Array) -> bool:

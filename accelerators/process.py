@@ -7,20 +7,19 @@ timer per worker watches that call; it is not set and cleared for each.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import math
 import os
-import signal
 import socket
 import struct
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from accelerators.base import CallResult
+from accelerators.base import CallResult, Origin
 from accelerators.calls import DeathReason, Loss, run_to_end
 from accelerators.channel import (
+    EXIT_DEVICE,
     EXIT_MEMORY,
     HEADER,
     MESSAGE_MAX,
@@ -43,14 +42,17 @@ from accelerators.errors import (
     WorkerUnavailable,
 )
 from accelerators.forkserver import ForkFailed
+from accelerators.lastwords import last_words, last_words_pipe, quoted, signal_name
+from accelerators.registry import KINDS
 from accelerators.report import BadReport, decode_report, encode_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from accelerators.base import Array, LoadSpec, ModelReport
+    from accelerators.birthplace import Birthplace, WorkerProcess
     from accelerators.calls import Reply
-    from accelerators.forkserver import Child, Exit, ForkServer
+    from accelerators.forkserver import Exit
 
 _log = logging.getLogger(f"inferd.{__name__}")
 
@@ -58,9 +60,8 @@ _log = logging.getLogger(f"inferd.{__name__}")
 SLOTS = 2
 
 _BODY_AT = HEADER.size + TIMES.size
-_LAST_WORDS_BYTES = 4096  # of the worker's stderr that are kept: one page, the least a pipe has
-_LAST_WORD_MAX = 200  # characters of it that are shown
 _EXIT_GRACE_S = 1.0  # for an idle worker to leave by itself
+_SHARED_GRACE_S = 5.0  # for one that shares its process to end its call first, as a kill ends all
 _KILL_GRACE_S = 5.0  # for the kernel to end a killed one; longer means it hangs in a device
 
 # Bytes of a slot that are kept for the next call. What a larger call took, up to the whole memory
@@ -78,11 +79,13 @@ _REASON_MAX = 500  # characters, as the errors promise
 # A crash with so much of its memory limit in use is a crash for want of memory.
 _MEMORY_SHARE = 0.8
 
-_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS")  # not SIGKILL: that is somebody's decision
+# Not SIGKILL: that is somebody's decision.
+_CRASHES = ("killed by SIGSEGV", "killed by SIGABRT", "killed by SIGBUS")
 
 _DOING = {
     LoadStage.READ: "while it read the file",
     LoadStage.PARSE: "while it parsed the file",
+    LoadStage.OPEN: "while it opened the device",
     LoadStage.ALLOCATE: "while it allocated the model",
     LoadStage.WARM: "during the first invocation",
     LoadStage.PROCESS: "before it began",
@@ -102,7 +105,7 @@ class ProcessWorker:
     def __init__(
         self,
         spec: LoadSpec,
-        forkserver: ForkServer,
+        forkserver: Birthplace,
         *,
         proven_batch: int,
         on_free: Callable[[], None],
@@ -115,8 +118,9 @@ class ProcessWorker:
         self.pid = 0
         self.free = 0
         self.calls = 0
+        self.origin = Origin(spec.device.id, spec.device.id)
         self.lost: asyncio.Future[Loss] = self._loop.create_future()
-        self._child: Child | None = None
+        self._child: WorkerProcess | None = None
         self._channel: socket.socket | None = None
         self._stderr = -1
         self._slots: list[Slot] = []
@@ -201,7 +205,7 @@ class ProcessWorker:
         self._channel = ours
         with theirs:
             ours.setblocking(False)
-            self._stderr, stderr = _last_words_pipe()
+            self._stderr, stderr = last_words_pipe()
             try:
                 fds = [theirs.fileno(), stderr, *(slot.fd for slot in self._slots)]
                 self._child = await self._forkserver.fork(fds)
@@ -245,7 +249,7 @@ class ProcessWorker:
         if child is not None:
             child.exited.remove_done_callback(self._on_exit)
             idle = self._loaded.done() and not self._open and self._loss is None
-            if not idle:
+            if not idle and not child.is_shared:
                 child.kill()
         self._hang_up()
         self._fail_open("the worker was stopped")
@@ -298,9 +302,12 @@ class ProcessWorker:
         detail = f"{what} took longer than {limit_s:g} s"
         self._loss = Loss(DeathReason.TIMEOUT, detail)
         self.free = 0
-        head = self._open.popleft()
-        if not head.reply.done():
-            head.reply.set_exception(CallTimedOut(detail, started=True))
+        head = self._open[0]
+        # One that another model in its process has kept from running is lost like those behind it.
+        if self._slots[head.slot].taken_up or not self._child.is_shared:
+            self._open.popleft()
+            if not head.reply.done():
+                head.reply.set_exception(CallTimedOut(detail, started=True))
         self._fail_open(detail, started=False)
         self._child.kill()
         # Without waiting for its end: one that hangs in a device may not have any.
@@ -368,7 +375,8 @@ class ProcessWorker:
             return InvokeFailed(f"its result cannot be read: {exc}")
         names = self._output_names[call.place]
         outputs = {name: array.copy() for name, array in zip(names, arrays, strict=True)}
-        return CallResult(outputs, *TIMES.unpack_from(message, HEADER.size))
+        invoke_s, started_at, finished_at = TIMES.unpack_from(message, HEADER.size)
+        return CallResult(outputs, invoke_s, started_at, finished_at, self.origin)
 
     def _on_failed(self, number: int, message: bytes) -> None:
         call = self._take(number)
@@ -457,10 +465,15 @@ class ProcessWorker:
 
     def _judge(self, loss: Loss, exit_: Exit) -> ModelRefused | WorkerUnavailable:
         """What the end of a worker says of the model it loads."""
-        reason = f"the runtime was {loss.detail} {_DOING[self._stage]}"[:_REASON_MAX]
+        reason = f"the runtime was {loss.detail} {_DOING[self._stage]}"
+        if self._stage is LoadStage.OPEN and loss.reason is DeathReason.CRASH and exit_.is_to_blame:
+            hint = KINDS[self._spec.device.kind].crash_hint
+            reason += f"; {hint}" if hint else ""
+        reason = reason[:_REASON_MAX]
         unborn = self._stage is LoadStage.PROCESS and loss.reason is not DeathReason.MEMORY
-        if unborn or exit_.status is None:  # before it saw the model, or with the fork server
-            return WorkerUnavailable(reason)
+        # Before it saw the model, with the fork server, or for the sake of another model.
+        if unborn or exit_.status is None or not exit_.is_to_blame:
+            return _unavailable(reason)
         return ModelRefused(LoadStage.PROCESS, reason)
 
     def _read_the_rest(self) -> None:
@@ -480,27 +493,35 @@ class ProcessWorker:
                 call.reply.set_exception(WorkerLost(detail, started=begun))
 
     def _explain(self, exit_: Exit) -> Loss:
-        words = _last_words(self._stderr)
-        limit = f"the {self._spec.memory_mib} MiB it may take"
         status = exit_.status
         if status is None:
             return Loss(DeathReason.CRASH, "killed with the fork server")
-        if os.WIFEXITED(status):
-            code = os.WEXITSTATUS(status)
-            if code == EXIT_MEMORY:
-                return Loss(DeathReason.MEMORY, f"stopped: it needed more than {limit}")
-            return Loss(DeathReason.CRASH, f"ended with exit code {code}{_quoted(words)}")
-        name = _signal_name(os.WTERMSIG(status))
+        how, words = _ending(status), exit_.words or last_words(self._stderr)
+        if not exit_.is_to_blame:
+            detail = f"ended with the process that it shared: {how}{quoted(words)}"
+            return Loss(DeathReason.CRASH, detail)
+        limit = f"it needed more than the {self._spec.memory_mib} MiB it may take"
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == EXIT_MEMORY:
+            return Loss(DeathReason.MEMORY, f"stopped: {limit}")
         full = exit_.peak_bytes > (self._spec.memory_mib << 20) * _MEMORY_SHARE
-        if "bad_alloc" in words or (full and name in _CRASHES):
-            detail = f"killed by {name}: it needed more than {limit}"
-            return Loss(DeathReason.MEMORY, detail)
-        return Loss(DeathReason.CRASH, f"killed by {name}{_quoted(words)}")
+        if os.WIFSIGNALED(status) and ("bad_alloc" in words or (full and how in _CRASHES)):
+            return Loss(DeathReason.MEMORY, f"{how}: {limit}")
+        return Loss(DeathReason.CRASH, f"{how}{quoted(words)}")
 
 
-async def _end(child: Child) -> None:
+def _ending(status: int) -> str:
+    if os.WIFEXITED(status):
+        code = os.WEXITSTATUS(status)
+        if code == EXIT_DEVICE:
+            return "stopped: its device failed"
+        return f"ended with exit code {code}"
+    return f"killed by {signal_name(os.WTERMSIG(status))}"
+
+
+async def _end(child: WorkerProcess) -> None:
     """Wait for a child whose channel is closed; kill it when it does not go by itself."""
-    await asyncio.wait([child.exited], timeout=_EXIT_GRACE_S)
+    grace_s = _SHARED_GRACE_S if child.is_shared else _EXIT_GRACE_S
+    await asyncio.wait([child.exited], timeout=grace_s)
     if not child.exited.done():
         child.kill()
         await asyncio.wait([child.exited], timeout=_KILL_GRACE_S)
@@ -518,38 +539,3 @@ def _new_slot(limit_bytes: int) -> Slot:
     except OSError:
         os.close(fd)
         raise
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _last_words_pipe() -> tuple[int, int]:
-    """A pipe that keeps the first page written to it and drops the rest."""
-    ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, _LAST_WORDS_BYTES)
-    except OSError:
-        os.close(ours)
-        os.close(theirs)
-        raise
-    return ours, theirs
-
-
-def _last_words(fd: int) -> str:
-    """The last line a worker wrote to its stderr."""
-    try:
-        text = os.read(fd, _LAST_WORDS_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in text.splitlines()]
-    useful = [line for line in lines if line and not line.startswith("INFO:")]
-    shown = useful[-1][:_LAST_WORD_MAX] if useful else ""
-    return "".join(c if c.isprintable() else "?" for c in shown)
-
-
-def _quoted(words: str) -> str:
-    return f" ({words})" if words else ""

@@ -12,13 +12,15 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from accelerators.base import LABELS_MAX, LoadSpec, ModelReport
+from accelerators.base import LABELS_MAX, Device, LoadSpec, ModelReport
 
 BYTES_MAX = 8 << 20  # above LABELS_MAX labels of 30 bytes, below harm
 _ITEMS_MAX = LABELS_MAX  # nothing in a report is longer
 _DEPTH_MAX = 12
+
+RecordT = TypeVar("RecordT")
 
 
 class BadReport(ValueError):
@@ -57,7 +59,38 @@ def decode_spec(data: bytes) -> LoadSpec:
     return spec
 
 
-def _encode(value: Any) -> bytes:  # noqa: ANN401 (any of the two dataclasses)
+def encode_device(device: Device) -> bytes:
+    """A device as UTF-8 JSON, for the way to the child that looks at it, and back."""
+    return _encode(device)
+
+
+def decode_device(data: bytes) -> Device:
+    """The device the other side sent.
+
+    Raises:
+        BadReport: it is not one.
+    """
+    device: Device = _decode(Device, data)
+    return device
+
+
+def build_record(kind: type[RecordT], raw: object) -> RecordT:
+    """A dataclass of this package from parsed JSON, checked field by field.
+
+    Raises:
+        BadReport: it is not one.
+    """
+    record: RecordT = _build(kind, raw, 0)
+    return record
+
+
+def plain_record(record: Any) -> dict[str, Any]:  # noqa: ANN401 (any dataclass)
+    """A dataclass of this package as `build_record` reads it from JSON."""
+    plain: dict[str, Any] = json.loads(_encode(record))
+    return plain
+
+
+def _encode(value: Any) -> bytes:  # noqa: ANN401 (any dataclass)
     return json.dumps(asdict(value), default=_plain, ensure_ascii=False, allow_nan=True).encode(
         "utf-8", "surrogatepass"
     )

@@ -13,14 +13,14 @@ import contextlib
 from typing import TYPE_CHECKING, BinaryIO
 
 from accelerators.errors import InvokeFailed
-from accelerators.interpreter import OutOfMemory, RuntimeFailure
+from accelerators.interpreter import DeviceFailure, OutOfMemory, RuntimeFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from accelerators.base import Array
-    from accelerators.interpreter import Entry, Interpreter
-    from accelerators.registry import Choice
+    from accelerators.interpreter import Entry
+    from accelerators.runner import Runner
 
 _COMPLAINTS_MAX = 64 << 10  # characters: hundreds of failed calls
 
@@ -31,17 +31,15 @@ class Session:
     def __init__(
         self,
         file: BinaryIO,
-        choice: Choice,
-        threads: int,
-        interpreter: Interpreter,
+        open_: Callable[[], Runner],
+        runner: Runner,
         entries: tuple[Entry, ...],
         *,
         stateful: bool,
     ) -> None:
         self._file = file
-        self._choice = choice
-        self._threads = threads
-        self._interpreter = interpreter
+        self._open = open_
+        self._runner = runner
         self._entries = entries
         self._stateful = stateful
         self._rows_max = 1
@@ -56,6 +54,7 @@ class Session:
         Raises:
             InvokeFailed: an input has a shape the model does not take, or the runtime failed.
             MemoryError: there is not even enough to set the model up again, or its state is lost.
+            DeviceFailure: the device does not take the model again; the session is of no use more.
         """
         # Recovery waits until the exception is gone: its frames keep the old interpreter alive.
         with contextlib.suppress(OutOfMemory):
@@ -75,13 +74,13 @@ class Session:
         if shapes != entry.shapes:
             self._reshape(signature, entry, shapes)
         try:
-            seconds = self._interpreter.run(entry, inputs)
-            return self._interpreter.results(entry), seconds
+            seconds = self._runner.run(entry, inputs)
+            return self._runner.results(entry), seconds
         except OutOfMemory:
             raise
         except RuntimeFailure as exc:
             reason = str(exc)
-        if self._interpreter.complaints > _COMPLAINTS_MAX and not self._stateful:
+        if self._runner.complaints > _COMPLAINTS_MAX and not self._stateful:
             self._recover()
         raise InvokeFailed(reason)
 
@@ -91,15 +90,15 @@ class Session:
         Raises:
             RuntimeFailure: the runtime does not accept the file any more.
         """
-        del self._interpreter  # first, so that never two are in memory
-        self._interpreter = self._choice.kind.open(path_of(self._file), self._threads)
+        del self._runner  # first, so that never two are in memory
+        self._runner = self._open()
         for entry in self._entries:
-            self._interpreter.allocate(entry)
+            self._runner.allocate(entry)
 
     def close(self) -> None:
         """Let the model and its file go."""
         self._entries = ()
-        del self._interpreter
+        del self._runner
         self._file.close()
 
     def allow_rows(self, rows: int) -> None:
@@ -110,7 +109,7 @@ class Session:
         rows = self._rows_max if signature == 0 else 1
         _check_shapes(entry, shapes, rows)
         try:
-            self._interpreter.resize(entry, shapes)
+            self._runner.resize(entry, shapes)
         except OutOfMemory:
             raise
         except RuntimeFailure as exc:
@@ -123,6 +122,8 @@ class Session:
     def _recover(self) -> None:
         try:
             self.renew()
+        except DeviceFailure:
+            raise
         except RuntimeFailure as exc:
             # Nothing is left to serve with: end this worker, the next one starts clean.
             raise MemoryError(f"the model cannot be set up again: {exc}") from exc

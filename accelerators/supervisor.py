@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from accelerators.backoff import LONGEST_AFTER_SERVING_S, Backoff
-from accelerators.base import Isolation
+from accelerators.base import Isolation, Origin
 from accelerators.calls import DeathReason
 from accelerators.errors import LoadStage, ModelRefused, WorkerUnavailable
 from accelerators.process import ProcessWorker
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from accelerators.base import Array, CallResult, LoadSpec, ModelReport
+    from accelerators.birthplace import Birthplace
     from accelerators.calls import Loss, Reply, Worker
-    from accelerators.forkserver import ForkServer
 
 __all__ = ["DeathReason", "WorkerEvent", "WorkerPool"]
 
@@ -70,7 +70,7 @@ class WorkerPool:
     def __init__(
         self,
         spec: LoadSpec,
-        forkserver: ForkServer,
+        forkserver: Birthplace,
         *,
         on_capacity: Callable[[], None],
         on_event: Callable[[WorkerEvent], None],
@@ -88,6 +88,8 @@ class WorkerPool:
         self._keepers: list[asyncio.Task[None]] = []
         self._failure = "not started"
         self._recycle_after = 0  # calls; 0 never
+        self._origin = Origin(spec.device.id, spec.device.id)
+        self._idle: asyncio.Future[None] | None = None  # what `drain` waits for
 
     async def start(self) -> ModelReport:
         """Start, load, warm and probe; returns once every instance is ready.
@@ -130,6 +132,22 @@ class WorkerPool:
     def alive(self) -> int:
         """Workers that can take calls now."""
         return len(self._ready)
+
+    @property
+    def origin(self) -> Origin:
+        """What the answers say of where they come from; from now on, when it is set."""
+        return self._origin
+
+    @origin.setter
+    def origin(self, origin: Origin) -> None:
+        self._origin = origin
+        for worker in (*self._ready, *self._retiring):
+            worker.origin = origin
+
+    @property
+    def busy(self) -> bool:
+        """Whether a worker has calls."""
+        return any(worker.busy for worker in (*self._ready, *self._retiring))
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -200,6 +218,12 @@ class WorkerPool:
         for worker in self._ready:
             worker.hurry(patience_s)
 
+    async def drain(self, patience_s: float) -> None:
+        """Wait until no worker has calls, for at most so many seconds. Send none meanwhile."""
+        self._idle = self._loop.create_future()
+        if self.busy:
+            await asyncio.wait([self._idle], timeout=patience_s)
+
     async def stop(self) -> None:
         """Stop every worker; calls in flight get WorkerLost. Leaves no process, thread or file."""
         self._failure = "stopped"
@@ -245,6 +269,7 @@ class WorkerPool:
                 on_free=self._on_free,
             )
         report = await worker.start()
+        worker.origin = self._origin
         if known is None:
             return worker, report
         if (report.digest, report.signatures) != (known.digest, known.signatures):
@@ -263,6 +288,8 @@ class WorkerPool:
         for worker, idle in self._retiring.items():
             if not worker.busy and not idle.done():
                 idle.set_result(None)
+        if self._idle is not None and not self._idle.done() and not self.busy:
+            self._idle.set_result(None)
         self._on_capacity()
 
     async def _keep(self, seat: _Seat) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from accelerators.base import CallResult
+from accelerators.base import CallResult, Origin
 from accelerators.calls import DeathReason, Loss, run_to_end
 from accelerators.errors import (
     CallTimedOut,
@@ -59,6 +59,7 @@ class ThreadWorker:
         self.pid = 0
         self.free = 0
         self.calls = 0
+        self.origin = Origin(spec.device.id, spec.device.id)
         self.lost: asyncio.Future[Loss] = self._loop.create_future()
         self._loaded: asyncio.Future[ModelReport] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -240,7 +241,7 @@ class ThreadWorker:
                     for name, array in zip(names[call.place], arrays, strict=True)
                 }
                 del arrays  # views into the runtime, which must not live when it runs again
-                outcome = CallResult(outputs, invoke_s, begin, time.monotonic())
+                outcome = CallResult(outputs, invoke_s, begin, time.monotonic(), self.origin)
             except InvokeFailed as exc:
                 outcome = exc
             except MemoryError as exc:

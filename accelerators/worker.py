@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerators import devicehost
 from accelerators import engine as engines
 from accelerators.base import ModelMetadata
 from accelerators.channel import (
     EXIT_BUG,
+    EXIT_DEVICE,
     EXIT_MEMORY,
     EXIT_OK,
     HEADER,
@@ -33,19 +35,25 @@ from accelerators.channel import (
     make_lanes,
 )
 from accelerators.errors import InvokeFailed, LoadStage, ModelRefused
+from accelerators.interpreter import DeviceFailure
+from accelerators.looking import look_at
+from accelerators.memorylimit import limit_memory
 from accelerators.report import BYTES_MAX as REPORT_BYTES_MAX
 from accelerators.report import decode_spec, encode_report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from accelerators.base import LoadSpec, ModelReport
     from accelerators.session import Session
 
 _TEXT_MAX = 500  # bytes of a reason on the wire
 _TITLE = "inferd-worker"  # at most 15 characters are kept by the kernel
+_LOOK_TITLE = "inferd-look"
+_HOST_TITLE = "inferd-device"
+_LOOK_MEMORY_MIB = 1024  # far above what a driver takes to list its devices
+_LOOK_THREADS = 32  # a driver's own, which count with their whole stacks
 _OOM_SCORE_ADJ = 500  # -1000..1000: when memory is short, a worker goes before its daemon
-
-# A thread's stack counts as its whole size against the limit, though little of it is ever used.
-_STACK_BYTES = 8 << 20
 
 # How long a worker looks for the next call before it sleeps. Waking it costs about 25 us, three
 # times what a tiny model's call takes in all; looking this long pays where calls come thick and
@@ -72,7 +80,7 @@ def main(handles: Handles, parent_pid: int) -> int:
     channel = socket.socket(fileno=handles.socket)
     try:
         prepare_process(handles, parent_pid)
-        return _Worker(channel, handles.slots).work()
+        return _work(channel, handles.slots, limit_memory)
     except MemoryError:
         return EXIT_MEMORY
     except (ConnectionError, BrokenPipeError):
@@ -101,20 +109,6 @@ def prepare_process(handles: Handles, parent_pid: int) -> None:
     _write("/proc/self/comm", _TITLE)
 
 
-def limit_memory(memory_mib: int, threads: int) -> None:
-    """Let this process take so much private memory beyond what it has now."""
-    baseline = _data_bytes()
-    limit = baseline + (memory_mib << 20) + (threads - 1) * _STACK_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
-def _data_bytes() -> int:
-    for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def _write(path: str, text: str) -> None:
     """For what is nice to have: a kernel without it is no reason to fail."""
     try:
@@ -123,18 +117,39 @@ def _write(path: str, text: str) -> None:
         return
 
 
+def _work(
+    channel: socket.socket, slot_fds: tuple[int, ...], limit_memory: Callable[[int, int], None]
+) -> int:
+    """Do what the first order says, to the end. Returns the exit code.
+
+    Raises:
+        MemoryError, ConnectionError: as they say; there is nothing more to do.
+    """
+    return _Worker(channel, slot_fds, limit_memory).work()
+
+
 class _Worker:
-    def __init__(self, channel: socket.socket, slot_fds: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        slot_fds: tuple[int, ...],
+        limit_memory: Callable[[int, int], None],
+    ) -> None:
         self._channel = channel
         self._slot_fds = slot_fds
+        self._limit_memory = limit_memory
 
     def work(self) -> int:
         order = self._channel.recv(MESSAGE_MAX)
         if not order:
             return EXIT_OK
-        _, _, _, proven_batch = HEADER.unpack_from(order)
+        kind, _, _, proven_batch = HEADER.unpack_from(order)
+        if kind == Kind.LOOK:
+            return self._look(order[HEADER.size :])
+        if kind == Kind.HOST:
+            return self._host()
         spec = decode_spec(order[HEADER.size :])
-        limit_memory(spec.memory_mib, spec.threads)
+        self._limit_memory(spec.memory_mib, spec.threads)
         slots = [Slot(fd, spec.memory_mib << 20) for fd in self._slot_fds]
         loaded = self._load(spec, proven_batch)
         if loaded is None:
@@ -144,6 +159,18 @@ class _Worker:
         slots[0].put_blob(data)
         self._channel.send(HEADER.pack(Kind.LOADED, 0, 0, len(data)))
         return _serve(self._channel, session, report, slots)
+
+    def _look(self, order: bytes) -> int:
+        """Look at a device instead of loading a model."""
+        _write("/proc/self/comm", _LOOK_TITLE)
+        self._limit_memory(_LOOK_MEMORY_MIB, _LOOK_THREADS)
+        self._channel.send(HEADER.pack(Kind.LOOKED, 0, 0, 0) + look_at(order))
+        return EXIT_OK
+
+    def _host(self) -> int:
+        """Be the process of a device, with a worker in each of its threads."""
+        _write("/proc/self/comm", _HOST_TITLE)
+        return devicehost.serve(self._channel, _work)
 
     def _load(self, spec: LoadSpec, proven_batch: int) -> tuple[Session, ModelReport] | None:
         reached = LoadStage.READ
@@ -206,6 +233,11 @@ def _serve(channel: socket.socket, session: Session, report: ModelReport, slots:
             header = HEADER.pack(Kind.FAILED, place, signature, call)
             channel.send(header + TIMES.pack(0.0, begin, monotonic()) + _text(text))
             return EXIT_MEMORY  # a new process has all its memory; this one may be in shreds
+        except DeviceFailure as exc:
+            text = f"the device failed, and the model cannot be set up on it again: {exc}"
+            header = HEADER.pack(Kind.FAILED, place, signature, call)
+            channel.send(header + TIMES.pack(0.0, begin, monotonic()) + _text(text))
+            return EXIT_DEVICE
         done = monotonic()
         header = HEADER.pack(Kind.RESULT, place, signature, call)
         channel.send(header + TIMES.pack(invoke_s, begin, done) + body)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import tflite_builder as models
 
-from accelerators import registry
 from accelerators.backoff import LONGEST_AFTER_SERVING_S, Backoff
-from accelerators.errors import ModelRefused
 from accelerators.flatbuffer import Buffer, DamagedFile
 from accelerators.interpreter import cut_names, shorten_text
 from accelerators.outline import Outline, read_outline
+from accelerators.registry import KINDS, HardwareSettings
 
 
 @pytest.mark.parametrize(
@@ -91,20 +92,33 @@ def test_number_of_reads_is_bounded():
         buffer.root().tables(2, limit=100)
 
 
-def test_first_wish_that_can_be_met_is_chosen():
-    choice = registry.choose(("gpu", "cpu"), Outline())
+@pytest.mark.parametrize(("kind", "takes"), [("cpu", False), ("edgetpu", True), ("external", True)])
+def test_compiled_edgetpu_file_is_for_some_kinds_only(kind, takes):
+    problem = KINDS[kind].check(Outline(custom=("edgetpu-custom-op",)))
 
-    assert choice.device == "cpu"
-    assert "'gpu'" in choice.degraded_reason
-
-
-def test_no_reason_where_the_first_wish_is_met():
-    assert registry.choose(("cpu",), Outline()).degraded_reason == ""
+    assert (problem == "") is takes
 
 
-def test_every_wish_that_fails_is_named():
-    with pytest.raises(ModelRefused, match=r"'gpu'.*Edge TPU"):
-        registry.choose(("gpu", "cpu"), Outline(custom=("edgetpu-custom-op",)))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_finds_its_devices_and_their_troubles_in_an_empty_machine(kind, tmp_path):
+    devices = KINDS[kind].find(HardwareSettings(root=tmp_path))
+
+    assert {device.kind for device in devices} == {kind}
+    assert [device.up for device in devices if device.problem and not device.next_step] == []
+    assert all(device.up or device.id == kind for device in devices)
+
+
+def test_no_kind_loads_the_runtime_into_the_daemon():
+    program = "import sys, accelerators.registry; print(sorted(sys.modules))"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert "accelerators.registry" in loaded
+    assert "litert" not in loaded
+    assert "tflite_runtime" not in loaded
+    assert "openvino" not in loaded
 
 
 def test_first_death_is_answered_at_once():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support import tflite_builder as models
 
+from accelerators.base import Device, Isolation
 from accelerators.errors import LoadStage, ModelRefused
 
 
@@ -45,12 +46,12 @@ async def test_garbage(open_pool):
     assert "not a valid Flatbuffer" in refused.reason
 
 
-async def test_edgetpu_file_without_an_edgetpu(open_pool):
+async def test_edgetpu_file_on_the_cpu_says_what_to_name_instead(open_pool):
     refused = await refusal(open_pool, models.custom("edgetpu-custom-op"))
 
     assert refused.stage is LoadStage.ALLOCATE
     assert "compiled for the Edge TPU" in refused.reason
-    assert "no Edge TPU is here" in refused.reason
+    assert "name the file it was compiled from as placement.cpu_model" in refused.reason
 
 
 async def test_custom_operator_is_named(open_pool):
@@ -101,21 +102,20 @@ async def test_model_that_hangs_on_zero_alone_is_served(open_pool):
     assert (await bench.call(x=np.array([3], np.float32)))["y"].tolist() == [3]
 
 
-async def test_no_wish_can_be_met(open_pool):
-    refused = await refusal(open_pool, models.scale(), accelerators=("edgetpu", "quantum"))
+async def test_device_of_an_unknown_kind(open_pool):
+    refused = await refusal(open_pool, models.scale(), device=Device("quantum:1", "quantum"))
 
     assert refused.stage is LoadStage.ALLOCATE
-    assert "'edgetpu'" in refused.reason
-    assert "'quantum'" in refused.reason
+    assert refused.reason == "there is no kind 'quantum'"
 
 
-async def test_wish_that_cannot_be_met_falls_through_and_says_so(open_pool, ones):
-    bench = await open_pool(models.scale(), accelerators=("edgetpu", "cpu"))
-    report = bench.pool.report
+async def test_device_in_a_thread_of_the_daemon(open_pool, standin):
+    device = standin.device("dsp")
 
-    assert (report.device, report.requested_device, report.degraded) == ("cpu", "edgetpu", True)
-    assert "'edgetpu'" in report.degraded_reason
-    assert (await bench.call(x=ones(1, 4)))["y"].tolist() == [[2, 2, 2, 2]]
+    refused = await refusal(open_pool, models.scale(), device=device, isolation=Isolation.THREAD)
+
+    assert refused.stage is LoadStage.OPEN
+    assert "external:dsp needs a process of its own" in refused.reason
 
 
 async def test_refusal_leaves_the_fork_server_to_others(open_pool, ones):

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from accelerators.base import (
     LABELS_MAX,
+    Coverage,
     DataType,
+    Device,
     Isolation,
     LoadSpec,
     ModelMetadata,
@@ -58,6 +60,7 @@ REPORT = ModelReport(
     load_s=0.5,
     warm_s=0.25,
     notes=("one",),
+    coverage=Coverage(operators=3, claimed=2, partitions=1),
 )
 
 
@@ -66,7 +69,8 @@ def test_report_comes_back():
 
 
 def test_spec_comes_back():
-    spec = LoadSpec(Path("/a/b.tflite"), ("edgetpu", "cpu"), isolation=Isolation.THREAD, threads=3)
+    device = Device("external:dsp", "external", options=(("speed", "high"), ("ünï", "")))
+    spec = LoadSpec(Path("/a/b.tflite"), device, isolation=Isolation.THREAD, threads=3)
 
     assert decode_spec(encode_spec(spec)) == spec
 

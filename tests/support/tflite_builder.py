@@ -600,6 +600,20 @@ def gather(rows: int = 4) -> bytes:
     return model.build()
 
 
+def gather_scaled(rows: int = 4) -> bytes:
+    """Gives y = 2 * table[index], int32 (1,) to float32 (1, 2); fails for other indexes."""
+    model = Model()
+    graph = model.graph()
+    index = graph.tensor("index", (1,), np.int32)
+    row = graph.tensor("row", (1, 2))
+    y = graph.tensor("y", (1, 2))
+    table = graph.constant("table", np.arange(rows * 2).reshape(rows, 2))
+    graph.op("GATHER", [table, index], [row], _options("Gather", axis=0))
+    graph.op("MUL", [row, graph.constant("twos", [[2, 2]])], [y], _options("Mul"))
+    graph.between([index], [y])
+    return model.build()
+
+
 def negation(width: int = 4) -> bytes:
     """Gives y = not x, bool (1, width)."""
     model = Model()
@@ -618,6 +632,30 @@ def total(width: int = 64) -> bytes:
     axis = graph.constant("axis", [1], np.int32)
     graph.op("SUM", [x, axis], [y], _options("Reducer", keepDims=True))
     graph.between([x], [y])
+    return model.build()
+
+
+def mixed_rows(width: int = 4) -> bytes:
+    """Gives y = x * (sum of x's rows), float32 (-1, width): each row depends on every other."""
+    model = Model()
+    graph = model.graph()
+    x, y = graph.tensor("x", (-1, width)), graph.tensor("y", (-1, width))
+    total_ = graph.tensor("total", (1, width))
+    axis = graph.constant("axis", [0], np.int32)
+    graph.op("SUM", [x, axis], [total_], _options("Reducer", keepDims=True))
+    graph.op("MUL", [x, total_], [y], _options("Mul"))
+    graph.between([x], [y])
+    return model.build()
+
+
+def sum_of_two(width: int = 4) -> bytes:
+    """Gives y = a + b, float32 (-1, width) each."""
+    model = Model()
+    graph = model.graph()
+    a, b = graph.tensor("a", (-1, width)), graph.tensor("b", (-1, width))
+    y = graph.tensor("y", (-1, width))
+    graph.op("ADD", [a, b], [y], _options("Add"))
+    graph.between([a, b], [y])
     return model.build()
 
 
