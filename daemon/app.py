@@ -4,7 +4,8 @@ The order of the calls is the life of the process:
 1. Signals are ours from the first moment. The fork server was forked even before (`__main__.py`).
 2. HTTP, so that /healthz and /readyz answer while models load; then the mark that this life has
    begun (`daemon/lives.py`), before any model can end it.
-3. The fork server, where models run in processes unless they say otherwise; then the models.
+3. The fork server, where models run in processes unless they say otherwise; the devices that are
+   here; then the models.
 4. MQTT, and HTTP at sockets that were held for us, once the models are settled or `_SETTLE_S` have
    passed: a request that waited should find its model, and one model that hangs while it loads must
    not hold up the others.
@@ -33,10 +34,16 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from accelerators.forkserver import ForkServer
+from accelerators.hardware import Hardware
+from accelerators.hosts import DeviceHosts
+from accelerators.inventory import DeviceInventory
 from accelerators.startpages import give_back_start_pages
+from accelerators.trials import TrialBook
+from accelerators.turns import Turns
 from daemon.activation import inherited_sockets
 from daemon.documents import DocumentThread
 from daemon.errors import ConfigError
+from daemon.hardware import hardware_settings
 from daemon.lives import begin_life
 from daemon.metrics import Metrics
 from daemon.models.registry import ModelRegistry
@@ -233,7 +240,9 @@ class _Life:
                 config = await asyncio.to_thread(read)
                 logging.getLogger("inferd").setLevel(config.logs.level.upper())
                 await registry.reconfigure(config)
-                _log.info("configuration reloaded; [http] and [mqtt] change at the next start")
+                _log.info(
+                    "configuration reloaded; [accelerators], [http], [mqtt] wait for the next start"
+                )
             except ConfigError as error:
                 for problem in error.problems:
                     _log.error("configuration not reloaded problem=%s", problem)
@@ -249,7 +258,11 @@ async def _assemble(
     metrics = Metrics(CollectorRegistry())
     forkserver = ForkServer(newborn)
     stack.push_async_callback(forkserver.stop)
-    registry = ModelRegistry(config, forkserver=forkserver, metrics=metrics)
+    hardware = _build_hardware(config, forkserver)
+    stack.push_async_callback(hardware.hosts.stop)
+    stack.push_async_callback(hardware.inventory.stop)
+    metrics.watch_devices(hardware.inventory)
+    registry = ModelRegistry(config, forkserver=forkserver, metrics=metrics, hardware=hardware)
     stack.push_async_callback(_stop_registry, registry, life)
     media_executor = stack.enter_context(
         ThreadPoolExecutor(config.media.decode_threads, thread_name_prefix="media")
@@ -273,6 +286,7 @@ async def _assemble(
         service,
         metrics,
         documents,
+        inventory=hardware.inventory,
         updates=updates,
         pass_hint_on=partial(tell_updater, updater_socket, "refresh", {"origin": "mqtt"}),
     )
@@ -281,13 +295,14 @@ async def _assemble(
         RestContext(
             guard=doors.guard,
             certificate=doors.certificate,
-            prober=Prober(config, forkserver, service),
+            prober=Prober(config, forkserver, service, hardware),
             store_dir=config.state_dir / "store",
             updater_socket=updater_socket,
             updates=updates,
             publish_events=mqtt.publish_updates if mqtt else None,
             service=service,
             metrics=metrics,
+            inventory=hardware.inventory,
             config=config.http,
             version=VERSION,
             device_id=device_id,
@@ -310,7 +325,18 @@ async def _assemble(
     give_back_start_pages()  # everything is imported, and no other thread has begun
     if config.defaults.isolation == "process":  # else the first model that wants one starts it
         await forkserver.start()
+    await hardware.inventory.start()
     return running, http, mqtt
+
+
+def _build_hardware(config: Config, forkserver: ForkServer) -> Hardware:
+    return Hardware(
+        forkserver=forkserver,
+        inventory=DeviceInventory(hardware_settings(config), forkserver),
+        hosts=DeviceHosts(forkserver),
+        turns=Turns(),
+        trials=TrialBook(config.state_dir / "devices" / "trials.json"),
+    )
 
 
 def _start_looking(doors: Doors, http: HttpServer) -> asyncio.Task[None] | None:
@@ -348,6 +374,7 @@ def _build_mqtt(
     metrics: Metrics,
     documents: DocumentThread,
     *,
+    inventory: DeviceInventory,
     updates: UpdateBoard,
     pass_hint_on: Callable[[], Awaitable[object]],
 ) -> MqttFrontEnd | None:
@@ -363,6 +390,7 @@ def _build_mqtt(
         metrics=metrics,
         state_dir=config.state_dir / "outbox",
         documents=documents,
+        inventory=inventory,
         updates=updates,
         pass_hint_on=pass_hint_on,
     )

@@ -17,10 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from daemon.errors import ConfigError
-from daemon.modelfile import (  # noqa: TC001 (evaluated by the validation library)
-    AcceleratorKind,
-    ModelName,
-)
+from daemon.modelfile import EXTERNAL_NAME, AcceleratorWish, ModelName
 from daemon.tables import (
     SECRET,
     Check,
@@ -286,7 +283,7 @@ class ModelsTable(Table, frozen=True):
 class DefaultsTable(Table, frozen=True):
     """`[defaults]`: for every model whose model.toml does not say."""
 
-    accelerators: Annotated[tuple[AcceleratorKind, ...], Meta(min_length=1)] = ("cpu",)
+    accelerators: Annotated[tuple[AcceleratorWish, ...], Meta(min_length=1)] = ("cpu",)
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     instances: Annotated[int, Meta(ge=1, le=64)] = 1
     isolation: Literal["process", "thread"] = "process"
@@ -298,6 +295,56 @@ class DefaultsTable(Table, frozen=True):
     memory_mib: Annotated[int, Meta(ge=16, le=1048576)] = 1024
     top_k: Annotated[int, Meta(ge=1, le=10000)] = 5
     recycle_after_calls: Annotated[int, Meta(ge=0)] = 0
+
+
+_LIBRARY_FORM = "an absolute path, or the name of a file that the system's loader finds"
+
+
+def _check_library(text: str) -> str:
+    if not text or ("/" in text and not text.startswith("/")) or not text.isprintable():
+        raise ValueError(f"expected {_LIBRARY_FORM}")
+    return text
+
+
+def _check_node(text: str) -> str:
+    if text and not (text.startswith("/") and text.isprintable()):
+        raise ValueError(f"expected {_NODE_FORM}")
+    return text
+
+
+_NODE_FORM = "an absolute path, e.g. /dev/xdma0"
+Library = Annotated[
+    str, Check(_check_library), Meta(min_length=1, max_length=500, description=_LIBRARY_FORM)
+]
+
+
+class ExternalDelegate(Table, frozen=True):
+    """`[[accelerators.external]]`: a TFLite external delegate: FPGA, DSP, a vendor's NPU."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=rf"^{EXTERNAL_NAME}\Z",
+            description="1 to 64 letters, digits, '_', '.' and '-', a letter or digit first",
+        ),
+    ]
+    """Its device is external:NAME."""
+    path: Library
+    options: dict[Name, str | int | float | bool] = msgspec.field(default_factory=dict)
+    """For the delegate; which there are, its maker says."""
+    node: Annotated[str, Check(_check_node), Meta(max_length=500, description=_NODE_FORM)] = ""
+    """A file that is there while the device is; empty where there is none."""
+    exclusive: bool = False
+    """Only one process may have the device open: its models share one."""
+
+
+class AcceleratorsTable(Table, frozen=True):
+    """`[accelerators]`: what devices are opened with."""
+
+    external: Annotated[tuple[ExternalDelegate, ...], Meta(max_length=16)] = ()
+    edgetpu_library: Library = "libedgetpu.so.1"
+    openvino_device: Literal["npu", "gpu", "cpu"] = "npu"
+    """What OpenVINO runs models on for the kind npu."""
 
 
 class MediaTable(Table, frozen=True):
@@ -348,6 +395,7 @@ class Config(Table, frozen=True):
     mqtt: MqttTable = MqttTable()
     models: ModelsTable = ModelsTable()
     defaults: DefaultsTable = DefaultsTable()
+    accelerators: AcceleratorsTable = AcceleratorsTable()
     media: MediaTable = MediaTable()
     logs: LogsTable = LogsTable()
     life: LifeTable = LifeTable()
@@ -530,7 +578,8 @@ def find_contradictions(config: Config, tables: Mapping[str, Any]) -> tuple[Prob
        `allow_anonymous` says that nothing shall.
     2. There is some way in.
     3. What belongs to another choice is not given: it would be ignored in silence.
-    4. A model's name, and an address, is given once.
+    4. A model's name, an accelerator's, and an address, is given once.
+    5. An accelerator that is wished for by name is there.
 
     Args:
         config: as read from the tables.
@@ -543,6 +592,7 @@ def find_contradictions(config: Config, tables: Mapping[str, Any]) -> tuple[Prob
         *_check_ways_in(config),
         *_check_mqtt(config.mqtt),
         *_check_served(serve, served),
+        *_check_accelerators(config),
     )
 
 
@@ -618,6 +668,23 @@ def _check_mqtt(mqtt: MqttTable) -> list[Problem]:
         problems.append(
             Problem(("mqtt", "certificate_file"), ": expected only with an mqtts:// url")
         )
+    return problems
+
+
+def _check_accelerators(config: Config) -> list[Problem]:
+    problems = []
+    names = [each.name for each in config.accelerators.external]
+    for place, name in enumerate(names):
+        if name in names[:place]:  # rule 4
+            path: KeyPath = ("accelerators", "external", place, "name")
+            problems.append(Problem(path, f' = "{name}": expected each name once'))
+    for place, wish in enumerate(config.defaults.accelerators):
+        kind, _, name = wish.partition(":")
+        if (kind == "external") and (name not in names if name else not names):  # rule 5
+            expected = "one in [[accelerators.external]]"
+            problems.append(
+                Problem(("defaults", "accelerators", place), f' = "{wish}": expected {expected}')
+            )
     return problems
 
 

@@ -28,7 +28,7 @@ from daemon.errors import DeadlineExceeded, PredictionFailed, WorkerCrashed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from accelerators.base import Array, CallResult
+    from accelerators.base import Array, CallResult, Origin
     from accelerators.calls import Reply
 
 _MAX_LOOKAHEAD = 256
@@ -57,12 +57,14 @@ class Answer:
         outputs: by name; this request's own rows.
         queue_s, invoke_s: seconds it waited, and seconds inside the runtime.
         batch_rows: rows of the invocation it was part of.
+        origin: what ran it.
     """
 
     outputs: Mapping[str, Array]
     queue_s: float
     invoke_s: float
     batch_rows: int
+    origin: Origin
 
 
 class Job(ABC):
@@ -201,7 +203,7 @@ class Dispatcher:
         retry: bool,
         usual_s: Callable[[], float],
         patience_s: Callable[[], float],
-        on_batch: Callable[[int, CallResult], None],
+        on_batch: Callable[[Sequence[Job], int, CallResult], None],
         on_fault: Callable[[], None],
     ) -> None:
         """Store only.
@@ -213,7 +215,7 @@ class Dispatcher:
             retry: whether rule 2 may try again: False for models that keep state.
             usual_s: how long invocations have taken lately; asked each time.
             patience_s: how long an invocation that nobody waits for may run; asked each time.
-            on_batch: told of every invocation's rows and result.
+            on_batch: told of every invocation's requests, rows and result.
             on_fault: told of every request that the model or its worker failed.
         """
         self._pool = pool
@@ -346,11 +348,11 @@ class Dispatcher:
         """Give the requests of an invocation their rows of its result."""
         if len(jobs) == 1:
             job = jobs[0]
-            self._on_batch(job.rows, result)
+            self._on_batch(jobs, job.rows, result)
             _answer(job, result, result.outputs, job.rows)
             return
         rows = sum([job.rows for job in jobs])
-        self._on_batch(rows, result)
+        self._on_batch(jobs, rows, result)
         start = 0
         for job in jobs:
             end = start + job.rows
@@ -395,7 +397,7 @@ def _answer(job: Job, result: CallResult, outputs: Mapping[str, Array], batch_ro
     if not job.is_over:
         job.is_over = True
         queue_s = max(0.0, result.started_at - job.enqueued_at)
-        job.answered(Answer(outputs, queue_s, result.invoke_s, batch_rows))
+        job.answered(Answer(outputs, queue_s, result.invoke_s, batch_rows, result.origin))
 
 
 def _fail(job: Job, error: Exception) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from accelerators.inventory import DeviceInventory
     from daemon.tensors import Protocol
     from daemon.updates import UpdateReport
 
@@ -150,6 +151,12 @@ _DEVICE_UP = _Family(
     "1 while a device can be used.",
     ("device", "kind"),
 )
+_DEVICE_LOSSES = _Family(
+    CounterMetricFamily,
+    "inferd_device_losses_total",
+    "How often a device that could be used no longer could.",
+    ("device", "kind"),
+)
 _BUILD_INFO = _Family(
     GaugeMetricFamily, "inferd_build_info", "1: which inferd this is.", ("version",)
 )
@@ -184,7 +191,7 @@ _TRUST_EXPIRY = _Family(
 )
 _FAMILIES = (
     *(_BUILD_INFO, _REQUESTS, _DURATIONS, _STAGE_DURATIONS, _QUEUE_DEPTH, _REJECTIONS),
-    *(_BATCH_SIZE, _RESTARTS, _MODEL_INFO, _MODEL_MEMORY, _DEVICE_UP),
+    *(_BATCH_SIZE, _RESTARTS, _MODEL_INFO, _MODEL_MEMORY, _DEVICE_UP, _DEVICE_LOSSES),
     *(_MQTT_CONNECTED, _MQTT_OUTBOX, _UPDATE_STATE, _UPDATES, _TRUST_EXPIRY),
 )
 _OFF_UNTIL_USED = frozenset({_MQTT_CONNECTED, _MQTT_OUTBOX, _UPDATE_STATE, _UPDATES, _TRUST_EXPIRY})
@@ -264,6 +271,7 @@ class Metrics(Collector):
         self._numbers: dict[tuple[_Family, tuple[str, ...]], _Number] = {}
         self._number(_BUILD_INFO, VERSION).value = 1
         self._updates: UpdateReport | None = None
+        self._inventory: DeviceInventory | None = None
         registry.register(self)
 
     def request(
@@ -360,6 +368,23 @@ class Metrics(Collector):
             *(requested_device, degraded_label, runtime),
         )
 
+    def model_moved(  # noqa: PLR0917 (as above)
+        self,
+        model: str,
+        version: int,
+        device: str,
+        requested_device: str,
+        degraded: bool,  # noqa: FBT001 (a label's value)
+        runtime: str,
+    ) -> None:
+        """Say what runs a version now, where that has changed since `set_model_info`."""
+        series = self._models.get(model)
+        if series is not None and version in series.infos:
+            series.infos[version] = (
+                *(model, str(version), device),
+                *(requested_device, str(degraded).lower(), runtime),
+            )
+
     def set_model_memory(self, model: str, size_bytes: int) -> None:
         """Say what a model's newest worker takes."""
         series = self._models.get(model)
@@ -386,9 +411,9 @@ class Metrics(Collector):
         """Drop every series of a model that is gone."""
         self._models.pop(model, None)
 
-    def device_up(self, device: str, kind: str, up: bool) -> None:  # noqa: FBT001 (the value itself)
-        """Say whether a device can be used."""
-        self._number(_DEVICE_UP, device, kind).value = up
+    def watch_devices(self, inventory: DeviceInventory) -> None:
+        """Ask at each scrape which devices can be used."""
+        self._inventory = inventory
 
     def mqtt_connected(self, connected: bool) -> None:  # noqa: FBT001 (the value itself)
         """Say whether the broker is connected. Never called while MQTT is off: no series then."""
@@ -418,6 +443,8 @@ class Metrics(Collector):
         }
         for (family, labels), number in self._numbers.items():
             found[family].add_metric(labels, number.value)
+        if self._inventory is not None:
+            _collect_devices(found, self._inventory)
         if self._updates is not None:
             _collect_updates(found, self._updates)
         for model, series in (("", self._nobody), *self._models.items()):
@@ -433,6 +460,14 @@ class Metrics(Collector):
 
     def _number(self, family: _Family, *labels: str) -> _Number:
         return self._numbers.setdefault((family, labels), _Number())
+
+
+def _collect_devices(found: Mapping[_Family, Any], inventory: DeviceInventory) -> None:
+    losses = inventory.losses()
+    for device in inventory.known():
+        labels = (device.id, device.kind)
+        found[_DEVICE_UP].add_metric(labels, device.up)
+        found[_DEVICE_LOSSES].add_metric(labels, losses.get(device.id, 0))
 
 
 def _collect_updates(found: Mapping[_Family, Any], report: UpdateReport) -> None:

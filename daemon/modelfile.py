@@ -6,6 +6,7 @@ then the daemon's `[defaults]`.
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Annotated, Literal
 
@@ -41,6 +42,14 @@ def check_file_name(name: str) -> str:
     return name
 
 
+def _check_model_file(name: str) -> str:
+    if not check_file_name(name).endswith(".tflite") or name.startswith("."):
+        raise ValueError(
+            "expected the name of a .tflite file beside the model, none that is hidden"
+        )
+    return name
+
+
 def _check_divisor(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
     if 0.0 in (value if isinstance(value, tuple) else (value,)):
         raise ValueError("expected numbers other than 0: pixels are divided by them")
@@ -60,7 +69,29 @@ ModelName = Annotated[
         description=f"text of 1 to {MAX_NAME_CHARACTERS} printable characters",
     ),
 ]
-AcceleratorKind = Literal["cpu", "gpu", "edgetpu", "npu", "external"]
+ACCELERATOR_KINDS = ("cpu", "gpu", "edgetpu", "npu", "external")
+EXTERNAL_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+"""Of a delegate in `[[accelerators.external]]`; its device is "external:NAME"."""
+_WISH_FORM = '"cpu", "gpu", "edgetpu", "npu", "external" or "external:NAME"'
+
+
+def check_wish(wish: str) -> str:
+    """Refuse what is neither a kind of accelerator nor names an external one.
+
+    Raises:
+        ValueError: the message says what was expected.
+    """
+    kind, colon, name = wish.partition(":")
+    if wish in ACCELERATOR_KINDS or (
+        kind == "external" and colon and re.fullmatch(EXTERNAL_NAME, name)
+    ):
+        return wish
+    near = difflib.get_close_matches(kind.lower(), ACCELERATOR_KINDS, n=1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    raise ValueError(f"expected {_WISH_FORM}{hint}")
+
+
+AcceleratorWish = Annotated[str, Check(check_wish), Meta(description=_WISH_FORM)]
 Channels = float | Annotated[tuple[float, ...], Meta(min_length=1, max_length=4)]
 """One number for every channel, or one for each."""
 
@@ -102,8 +133,14 @@ class PlacementTable(Table, frozen=True):
     """`[placement]`: what should run it."""
 
     accelerators: (
-        Annotated[tuple[AcceleratorKind, ...], Meta(min_length=1, max_length=8)] | None
+        Annotated[tuple[AcceleratorWish, ...], Meta(min_length=1, max_length=8)] | None
     ) = None
+    required: bool | None = None
+    """Nothing but `accelerators` may run it, also when none of them can."""
+    tolerance: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Largest difference from the CPU's answer, as a part of the range of the CPU's output."""
+    cpu_model: Annotated[str, Check(_check_model_file)] | None = None
+    """The same model for the CPU, beside a file that is compiled for a device."""
     threads: Annotated[int, Meta(ge=1, le=64)] | None = None
     instances: Annotated[int, Meta(ge=1, le=64)] | None = None
     isolation: Literal["process", "thread"] | None = None

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from accelerators.base import Array, SignatureSpec
     from accelerators.forkserver import ForkServer
+    from accelerators.hardware import Hardware
     from daemon.config import Config
     from daemon.modelfile import HealthTable
     from daemon.models.served import Target
@@ -83,10 +84,17 @@ class Verdict:
 class Prober:
     """Runs probes for one daemon."""
 
-    def __init__(self, config: Config, forkserver: ForkServer, service: InferenceService) -> None:
+    def __init__(
+        self,
+        config: Config,
+        forkserver: ForkServer,
+        service: InferenceService,
+        hardware: Hardware | None = None,
+    ) -> None:
         """Store only."""
         self._config = config
         self._forkserver = forkserver
+        self._hardware = hardware
         self._service = service
         self._one = asyncio.Lock()
 
@@ -105,13 +113,14 @@ class Prober:
         name, found = await asyncio.to_thread(look_at_release, folder)
         if found is None:
             return Verdict((f"no model in {folder}",))
-        settings = choose_settings(found.model_path, found.tables, self._config)
+        settings = choose_settings(found, self._config)
         served = ServedVersion(
             name,
             found,
             replace(settings, load=replace(settings.load, isolation=Isolation.PROCESS)),
             forkserver=self._forkserver,
             metrics=Metrics(CollectorRegistry()),  # what it does here is no business of the box's
+            hardware=self._hardware,
         )
         await served.load()
         try:

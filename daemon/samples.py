@@ -2,13 +2,14 @@
 
 An input is a picture or a sound for a model that takes these, a `.npy` for a model with one input
 tensor, a `.npz` with a tensor for each input else. What is expected is a label, with a least score,
-or tensors (`.npy`), each within a tolerance.
+or tensors (`.npy`), each within a tolerance. Texts and bytes are NumPy's fixed-width bytes (`S`).
 
 Checked for every sample, expected or not: no output holds NaN or infinity.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from daemon.codec.validate import check_inputs
+from daemon.errors import RequestError
+from daemon.pipeline.media import MediaLimits, prepare
 from daemon.tensors import Classification, Detection, Media
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_SAMPLES = 64
 """Enough for one of each of most models' classes; a probe is to take seconds."""
-_MAX_FILE_BYTES = 16 << 20
+MAX_FILE_BYTES = 16 << 20
 _DEFAULT_TOLERANCE = 1e-3
 
 
@@ -68,6 +72,37 @@ def load_samples(
     if len(table.samples) > MAX_SAMPLES:
         raise BadSample(f"{len(table.samples)} samples; at most {MAX_SAMPLES} are run")
     return tuple(_load(folder, sample, signature, profile) for sample in table.samples)
+
+
+def sample_inputs(
+    folder: Path,
+    table: HealthTable,
+    signature: SignatureSpec,
+    profile: ModelProfile,
+    limits: MediaLimits,
+) -> tuple[Mapping[str, Array], ...]:
+    """The samples' inputs as the model takes them, without those that it does not take. Blocks.
+
+    Raises:
+        BadSample: one cannot be read.
+    """
+    inputs: list[Mapping[str, Array]] = []
+    for sample in load_samples(folder, table, signature, profile):
+        with contextlib.suppress(RequestError):
+            tensors = _as_tensors(sample.inputs, profile, limits)
+            check_inputs(signature, 1, tensors)
+            inputs.append(tensors)
+    return tuple(inputs)
+
+
+def _as_tensors(
+    inputs: Mapping[str, Array] | Media, profile: ModelProfile, limits: MediaLimits
+) -> Mapping[str, Array]:
+    if not isinstance(inputs, Media):
+        return inputs
+    if profile.input is None:  # load_samples has refused it
+        raise RuntimeError("a profile that takes media names its input")
+    return {profile.input.name: prepare(profile, (inputs.data,), limits=limits).rows}
 
 
 def judge(sample: Sample, result: PredictResult) -> str:
@@ -124,11 +159,11 @@ def _read(folder: Path, name: str) -> bytes:
         raise BadSample(f"{name}: lies outside of the model's folder")
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as exc:
         raise BadSample(f"{name}: cannot be read: {exc.strerror}") from exc
-    if len(data) > _MAX_FILE_BYTES:
-        raise BadSample(f"{name}: larger than {_MAX_FILE_BYTES} bytes")
+    if len(data) > MAX_FILE_BYTES:
+        raise BadSample(f"{name}: larger than {MAX_FILE_BYTES} bytes")
     return data
 
 
@@ -137,15 +172,16 @@ def _tensor(name: str, data: bytes) -> Array:
         array: Array = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as exc:
         raise BadSample(f"{name}: not a .npy file: {exc}") from exc
-    return np.ascontiguousarray(array)
+    # Texts are kept as fixed-width bytes: a file of objects would have to be unpickled.
+    return array.astype(object) if array.dtype.kind == "S" else np.asarray(array, order="C")
 
 
 def _tensors(name: str, data: bytes) -> Mapping[str, Array]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size_bytes = sum(entry.file_size for entry in archive.infolist())
-            if size_bytes > _MAX_FILE_BYTES:
-                raise BadSample(f"{name}: its tensors are larger than {_MAX_FILE_BYTES} bytes")
+            if size_bytes > MAX_FILE_BYTES:
+                raise BadSample(f"{name}: its tensors are larger than {MAX_FILE_BYTES} bytes")
             return {
                 entry.filename.removesuffix(".npy"): _tensor(name, archive.read(entry))
                 for entry in archive.infolist()

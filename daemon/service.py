@@ -238,7 +238,7 @@ class InferenceService:
         names = _wanted_outputs(signature, request.outputs)
         inputs, placements = await self._prepare(target, signature, request)
         is_default = signature is target.default_signature
-        max_batch = target.report.max_batch if is_default else 1
+        max_batch = target.max_batch if is_default else 1
         check_inputs(signature, max_batch, inputs)
         rows = count_rows(signature, max_batch, inputs)
         shareable = is_default and 0 < rows < max_batch
@@ -268,9 +268,9 @@ class InferenceService:
             model=target.model,
             version=target.version,
             request_id=request.request_id,
-            device=target.report.device,
-            requested_device=target.report.requested_device,
-            degraded=target.report.degraded,
+            device=answer.origin.device,
+            requested_device=answer.origin.requested_device,
+            degraded=answer.origin.degraded,
             timing=timing,
             outputs={name: answer.outputs[name] for name in names} if want_outputs else {},
             meaning=meaning,

@@ -45,8 +45,16 @@ class Suite:
 
 SUITES = {"bookworm": Suite("3.11", ""), "trixie": Suite("3.13", "~deb13")}
 
-# Parts of wheels that only a developer's machine uses.
-UNUSED_FOLDERS = ("ai_edge_litert/aot", "ai_edge_litert/tools", "ai_edge_litert/vendors")
+# Parts of wheels that only a developer's machine uses, and plug-ins for NPUs without the part that
+# runs models on them.
+UNUSED_FOLDERS = (
+    "ai_edge_litert/aot",
+    "ai_edge_litert/tools",
+    "ai_edge_litert/vendors/google_tensor",
+    "ai_edge_litert/vendors/mediatek",
+    "ai_edge_litert/vendors/qualcomm",
+    "ai_edge_litert/vendors/samsung",
+)
 UNUSED_FILES = (
     "ai_edge_litert/_pywrap_litert_converter*.so",
     "ai_edge_litert/_pywrap_tfl_calibration*.so",

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support.standin import Standin, build_standin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_MODELS = REPOSITORY.parent / "shared" / "models"
@@ -55,3 +56,9 @@ def mosquitto() -> str:
 def demo_model() -> Path:
     """The folder of the demo model that is in this repository."""
     return REPOSITORY / "examples" / "demo" / "fashion"
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Standin:
+    """An accelerator that is not there, with every way to fail; or a skip."""
+    return Standin(build_standin(tmp_path_factory.mktemp("standin") / "libstandin.so"))

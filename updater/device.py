@@ -17,7 +17,7 @@ _DEBIAN_NAMES = {
     "armv6l": "armel",
     "i686": "i386",
 }
-_RUNTIMES = {"ai-edge-litert": "litert", "tflite-runtime": "tflite"}
+RUNTIMES = {"ai-edge-litert": "litert", "tflite-runtime": "tflite"}
 """Distribution to what manifests call it; the first that is installed is the one in use."""
 _MEMORY = re.compile(r"^MemTotal:\s+(\d{1,15}) kB$", re.MULTILINE)
 
@@ -53,7 +53,7 @@ def utc_offset_s(now: float) -> int:
 
 
 def _runtime() -> tuple[str, str]:
-    for distribution, name in _RUNTIMES.items():
+    for distribution, name in RUNTIMES.items():
         try:
             return name, metadata.version(distribution)
         except metadata.PackageNotFoundError:

@@ -18,17 +18,19 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerators.registry import KINDS
 from daemon.cli.client import Client, parse_address
 from daemon.cli.outcome import CommandError, ExitCode
 from daemon.cli.text import mebibytes, print_json, printable, table
 from daemon.config import Config, parse_mqtt_url
 from daemon.configfiles import DEFAULT_CONFIG, read_config
 from daemon.errors import ConfigError
+from daemon.hardware import hardware_settings
 from daemon.version import VERSION
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where the tensors cross, not a temporary file)
 MEMORY_INFO = Path("/proc/meminfo")
@@ -51,6 +53,7 @@ _STEPS = (
     ("is being loaded", "wait until it is READY"),
     ("rename one of them", "give one of them another name in its model.toml or [[models.serve]]"),
     ("models.max_models", "raise models.max_models, or take models away"),
+    ("placement.cpu_model: ", "put that file beside the model, or correct its model.toml"),
     ("model.toml", "correct its model.toml"),
     ("label file", "correct its label file, or output.labels in its model.toml"),
     ("Permission denied", "let the daemon's user read it"),
@@ -100,7 +103,9 @@ def doctor(arguments: argparse.Namespace) -> ExitCode:
     findings += config_findings
     if config is not None:
         findings += check_broker(config)
-    findings += check_daemon(Client(parse_address(arguments.url)))
+    client = Client(parse_address(arguments.url))
+    findings += check_daemon(client)
+    findings += check_devices(client, config or Config())
     if arguments.json:
         print_json({"findings": [{**asdict(each), "level": each.level.value} for each in findings]})
     else:
@@ -139,9 +144,22 @@ def check_runtime() -> Finding:
         last_line = child.stderr.strip().rpartition("\n")[2]
         detail = f"the self-test ended with {child.returncode}: {printable(last_line)}"
         return Finding("runtime", Level.FAIL, detail, step)
+    return judge_runtime(answer, step)
+
+
+def judge_runtime(answer: Mapping[str, Any], step: str) -> Finding:
+    """What the self-test's answer means; see `daemon.cli.selftest`.
+
+    Args:
+        step: what to do where something does not work.
+    """
     if "problem" in answer:
         return Finding("runtime", Level.FAIL, answer["problem"], step)
-    return Finding("runtime", Level.OK, f"{answer['runtime']} works on {answer['device']}")
+    detail = f"{answer['runtime']} works on {answer['device']}"
+    absent = [f"{name} is not installed" for name in answer["absent"]]
+    if faults := answer["faults"]:
+        return Finding("runtime", Level.WARN, "; ".join((detail, *faults, *absent)), step)
+    return Finding("runtime", Level.OK, "; ".join((detail, *absent)))
 
 
 def check_shared_memory(folder: Path = SHARED_MEMORY) -> Finding:
@@ -214,6 +232,55 @@ def check_daemon(client: Client) -> list[Finding]:
     findings = [Finding("daemon", Level.OK, f"answers at {client.url}")]
     for model in document["models"]:
         findings += [judge_version(model, version) for version in model["versions"]]
+    return findings
+
+
+def check_devices(client: Client, config: Config) -> list[Finding]:
+    """Whether devices that are here, configured or wished for can be used.
+
+    The daemon knows best; where it does not answer, they are looked for here, as this user.
+    """
+    wishes = set(config.defaults.accelerators)
+    try:
+        devices = client.get("/api/devices")["devices"]
+        models = client.get("/api/models")["models"]
+    except CommandError:
+        return judge_devices(_find_devices(config), wishes)
+    for model in models:
+        for version in model["versions"]:
+            wishes.add(version["requested_device"] or "cpu")
+            wishes |= {trial["device"] for trial in version.get("placement", ())}
+    return judge_devices(devices, wishes)
+
+
+def _find_devices(config: Config) -> list[Mapping[str, Any]]:
+    settings = hardware_settings(config)
+    found = [device for kind in KINDS.values() for device in kind.find(settings)]
+    return [{**asdict(device), "up": device.up} for device in found]
+
+
+def judge_devices(devices: Sequence[Mapping[str, Any]], wishes: Collection[str]) -> list[Finding]:
+    """What the devices of `/api/devices` mean for the operator.
+
+    Args:
+        wishes: kinds and ids of devices that models shall run on.
+    """
+    findings = []
+    for device in devices:
+        id_, kind = device["id"], device["kind"]
+        check = f"device {id_}"
+        named = ", ".join(filter(None, (device.get("name"), device.get("driver"))))
+        if device["up"]:
+            findings.append(Finding(check, Level.OK, named or "can be used"))
+        elif (
+            id_ in wishes
+            or kind in wishes
+            or device.get("losses")
+            or (kind == "external" and id_ != kind)  # somebody has configured it
+        ):
+            step = device.get("next_step") or _DEVICE_STEP
+            problem = device.get("problem") or "it cannot be used"
+            findings.append(Finding(check, Level.WARN, problem, step))
     return findings
 
 

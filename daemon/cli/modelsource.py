@@ -132,7 +132,7 @@ def _source(model: FoundModel, home: Path, config: Config) -> Source:
     found = versions[number]
     if found.problem:
         raise CommandError(f"the model cannot be served: {found.problem}")
-    settings = choose_settings(found.model_path, found.tables, config)
+    settings = choose_settings(found, config)
     return Source(model.name, found, settings, _place(found, home, config))
 
 

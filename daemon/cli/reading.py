@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _MODEL_COLUMNS = ("MODEL", "VERSION", "STATE", "DEVICE", "TAKES", "GIVES", "MEMORY", "WHY")
-_DEVICE_COLUMNS = ("DEVICE", "KIND", "UP", "FACTS", "MODELS")
+_DEVICE_COLUMNS = ("DEVICE", "UP", "NAME", "DRIVER", "FACTS", "MODELS")
 
 
 def status(arguments: argparse.Namespace) -> ExitCode:
@@ -73,18 +73,30 @@ def describe_models(document: Mapping[str, Any]) -> str:
 
 
 def describe_devices(document: Mapping[str, Any]) -> str:
-    """A line for each device in `/api/devices`."""
+    """A line for each device in `/api/devices`; below one that cannot be used, why and what to do.
+
+    A daemon of another version may say less of its devices.
+    """
+    devices = document["devices"]
     rows = [
         (
             str(device["id"]),
-            str(device["kind"]),
             "yes" if device["up"] else "no",
+            str(device.get("name", "")),
+            str(device.get("driver", "")),
             ", ".join(f"{name} {value}" for name, value in device["facts"].items()),
             ", ".join(device["models"]),
         )
-        for device in document["devices"]
+        for device in devices
     ]
-    return table(rows, _DEVICE_COLUMNS)
+    header, *lines = table(rows, _DEVICE_COLUMNS).splitlines()
+    told = [line + _describe_problem(device) for line, device in zip(lines, devices, strict=True)]
+    return "\n".join((header, *told))
+
+
+def _describe_problem(device: Mapping[str, Any]) -> str:
+    lines = [device.get("problem", ""), f"-> {device.get('next_step', '')}"]
+    return "".join(f"\n      {printable(line)}" for line in lines if line not in ("", "-> "))
 
 
 def _describe_counts(model_count: int, versions: Mapping[str, int]) -> str:

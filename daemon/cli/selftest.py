@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,23 +16,26 @@ import numpy as np
 from accelerators.base import LoadSpec
 from accelerators.errors import AcceleratorError
 from accelerators.forkserver import ForkServer
+from accelerators.runtime import SELF_TEST_MODEL, runtime
 from accelerators.supervisor import WorkerPool
 
 if TYPE_CHECKING:
     from accelerators.supervisor import WorkerEvent
 
-MODEL = Path(__file__).with_name("selftest.tflite")
-"""y = x + x over float32 (1, 4); tests/support/selftest_model.py makes it."""
-
 
 def main() -> int:
-    """Print `{"runtime", "device"}` and return 0, or `{"problem"}` and return 1."""
+    """Print what was found and return 0, or `{"problem"}` and return 1.
+
+    Found are "runtime" and "device", and of runtimes that are better than this one "faults", why
+    installed ones do not work, and "absent", those that are not installed.
+    """
     try:
-        runtime, device = asyncio.run(run_model())
+        used, device = asyncio.run(run_model())
     except (AcceleratorError, OSError) as error:
         print(json.dumps({"problem": str(error)}))
         return 1
-    print(json.dumps({"runtime": runtime, "device": device}))
+    better = {"faults": runtime().faults, "absent": runtime().absent}
+    print(json.dumps({"runtime": used, "device": device, **better}))
     return 0
 
 
@@ -48,7 +50,7 @@ async def run_model() -> tuple[str, str]:
     """
     forkserver = ForkServer()
     await forkserver.start()
-    pool = WorkerPool(LoadSpec(MODEL), forkserver, on_capacity=_nothing, on_event=_ignore)
+    pool = WorkerPool(LoadSpec(SELF_TEST_MODEL), forkserver, on_capacity=_nothing, on_event=_ignore)
     try:
         report = await pool.start()
         signature = report.signatures[0]

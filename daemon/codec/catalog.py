@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from accelerators.base import TensorSpec
+    from accelerators.placement import Trial
     from daemon.models.status import ModelStatus, VersionStatus
 
 
@@ -42,6 +43,7 @@ def _describe_version(version: VersionStatus) -> dict[str, object]:
         "inputs": [],
         "outputs": [],
         "signatures": {},
+        "placement": [_describe_trial(trial) for trial in version.trials],
     }
     if report is None:
         return document
@@ -69,6 +71,26 @@ def _describe_version(version: VersionStatus) -> dict[str, object]:
     if report.degraded:
         document["degraded_reason"] = report.degraded_reason
     return document
+
+
+def _describe_trial(trial: Trial) -> dict[str, object]:
+    """What is known of the model on one device; null for what was not measured."""
+    coverage = trial.coverage
+    return {
+        "device": trial.device,
+        "verdict": trial.verdict.value,
+        "reason": trial.reason,
+        "latency_ms": round(trial.latency_s * 1e3, 3) if trial.latency_s else None,
+        "memory_bytes": trial.memory_bytes or None,
+        "difference": trial.difference,
+        "coverage": None
+        if coverage is None
+        else {
+            "operators": coverage.operators,
+            "claimed": coverage.claimed,
+            "partitions": coverage.partitions,
+        },
+    }
 
 
 def _describe_tensors(specs: Iterable[TensorSpec]) -> list[dict[str, object]]:

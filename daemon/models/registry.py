@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Iterable
 
     from accelerators.forkserver import ForkServer
+    from accelerators.hardware import Hardware
     from daemon.config import Config
     from daemon.metrics import Metrics
     from daemon.models.traffic import TrafficReport
@@ -175,17 +176,26 @@ class _Model:
             reason=reason,
             report=status.report,
             profile=status.profile,
+            trials=status.trials,
         )
 
 
 class ModelRegistry:
     """Owns every served version, and the task that looks for changes on disk."""
 
-    def __init__(self, config: Config, *, forkserver: ForkServer, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        forkserver: ForkServer,
+        metrics: Metrics,
+        hardware: Hardware | None = None,
+    ) -> None:
         """Store only; `start` begins."""
         self._config = config
         self._forkserver = forkserver
         self._metrics = metrics
+        self._hardware = hardware
         self._models: dict[str, _Model] = {}
         self._seen: dict[tuple[str, int], object] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -422,7 +432,7 @@ class ModelRegistry:
             return
         wanted = model.wanted
         for number, found in wanted.items():
-            settings = choose_settings(found.model_path, found.tables, self._config)
+            settings = choose_settings(found, self._config)
             latest = model.candidates.get(number) or model.answering.get(number)
             if latest is None or (
                 latest.state is not VersionState.LOADING
@@ -441,7 +451,12 @@ class ModelRegistry:
 
     def _begin(self, model: _Model, found: FoundVersion, settings: Settings) -> None:
         candidate = ServedVersion(
-            model.name, found, settings, forkserver=self._forkserver, metrics=self._metrics
+            model.name,
+            found,
+            settings,
+            forkserver=self._forkserver,
+            metrics=self._metrics,
+            hardware=self._hardware,
         )
         model.candidates[found.version] = candidate
         self._spawn(self._bring_up(model, candidate), f"load-{model.name}-{found.version}")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from accelerators.base import CPU
 from accelerators.calls import DeathReason
 from accelerators.errors import ModelRefused, WorkerUnavailable
-from accelerators.supervisor import WorkerEvent, WorkerPool
+from accelerators.placed import PlacedPool
 from daemon.admission import Gate
 from daemon.dispatch import Dispatcher
 from daemon.errors import WorkerCrashed
@@ -22,12 +23,16 @@ from daemon.models.status import Tally, VersionState, VersionStatistics, Version
 from daemon.models.traffic import Traffic
 from daemon.pipeline.libraries import load_libraries
 from daemon.pipeline.profiles import ModelProfile, build_profile
+from daemon.samples import BadSample, sample_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from accelerators.base import CallResult, ModelReport, SignatureSpec
+    from accelerators.base import Array, CallResult, ModelReport, SignatureSpec
     from accelerators.forkserver import ForkServer
+    from accelerators.hardware import Hardware
+    from accelerators.supervisor import WorkerEvent
+    from daemon.dispatch import Job
     from daemon.metrics import Metrics
     from daemon.models.settings import Settings
     from daemon.models.store import FoundVersion
@@ -147,6 +152,10 @@ def _patience_s(report: ModelReport, gate: Gate) -> float:
     return max(_LEAST_PATIENCE_S, _PATIENCE_FACTOR * gate.invoking.mean_s)
 
 
+def _is_finite(tensors: Mapping[str, Array]) -> bool:
+    return all(array.dtype.kind != "f" or np.isfinite(array).all() for array in tensors.values())
+
+
 def _tally(count: int, seconds: float) -> Tally:
     return Tally(count, int(seconds * 1e9))
 
@@ -156,6 +165,8 @@ class Target:
     """A version that answers, as requests see it.
 
     Attributes:
+        workers: its own; `send` is the dispatcher's.
+        max_batch: rows of the default signature that share a call, on every device.
         signatures: by name, at least one; the first is the default.
         timeout_s: the time a request may take when it names no deadline.
         gate, dispatcher, counters: its queue and what is counted of it; the service's own.
@@ -163,13 +174,19 @@ class Target:
 
     model: str
     version: int
-    report: ModelReport
+    workers: PlacedPool
+    max_batch: int
     profile: ModelProfile
     signatures: Mapping[str, SignatureSpec]
     timeout_s: float
     gate: Gate
     dispatcher: Dispatcher
     counters: Counters
+
+    @property
+    def report(self) -> ModelReport:
+        """The model, and what runs it now."""
+        return self.workers.report
 
     @property
     def default_signature(self) -> SignatureSpec:
@@ -188,8 +205,13 @@ class ServedVersion:
         *,
         forkserver: ForkServer,
         metrics: Metrics,
+        hardware: Hardware | None = None,
     ) -> None:
-        """Store only; `load` starts it."""
+        """Store only; `load` starts it.
+
+        Args:
+            hardware: devices it may wish for; None for the CPU alone.
+        """
         self.model = model
         self.version = found.version
         self.found = found
@@ -205,11 +227,15 @@ class ServedVersion:
         self._let_go = asyncio.Event()
         self._let_go.set()
         self._down_since_event = False
-        self._pool = WorkerPool(
+        self._pool = PlacedPool(
             settings.load,
+            settings.placement,
             forkserver,
+            hardware=hardware,
+            samples=self._read_samples,
             on_capacity=self._on_capacity,
             on_event=self._on_worker_event,
+            on_move=self._on_move,
         )
 
     async def load(self) -> None:
@@ -285,7 +311,8 @@ class ServedVersion:
         return Target(
             model=self.model,
             version=self.version,
-            report=report,
+            workers=self._pool,
+            max_batch=report.max_batch,
             profile=profile,
             signatures={signature.name: signature for signature in report.signatures},
             timeout_s=self.settings.timeout_s,
@@ -325,6 +352,7 @@ class ServedVersion:
             reason=reason,
             report=self._pool.report if target else None,
             profile=target.profile if target else None,
+            trials=self._pool.trials,
         )
 
     @property
@@ -393,15 +421,52 @@ class ServedVersion:
         if self.target is not None:
             self.target.dispatcher.pump()
 
-    def _on_batch(self, rows: int, result: CallResult) -> None:
+    def _on_batch(self, jobs: Sequence[Job], rows: int, result: CallResult) -> None:
         self.counters.add_execution(rows, result)
         self._metrics.batch(self.model, rows)
-        is_finite = all(
-            array.dtype.kind != "f" or np.isfinite(array).all() for array in result.outputs.values()
-        )
+        is_finite = _is_finite(result.outputs)
         self.traffic.invoked(rows, result.invoke_s, is_finite=is_finite)
+        if result.origin.device != CPU.id:
+            is_asked_for = not is_finite and not all(_is_finite(job.inputs) for job in jobs)
+            self._pool.answered(result.origin, is_finite=is_finite or is_asked_for)
         if self.target is not None:
             self.target.gate.invoking.observe(result.finished_at - result.started_at)
+
+    def _on_move(self) -> None:
+        """Another device runs it, or for another reason."""
+        if self.state is not VersionState.READY:
+            return  # the load tells
+        report = self._pool.report
+        self._metrics.model_moved(
+            self.model,
+            self.version,
+            report.device,
+            report.requested_device,
+            report.degraded,
+            report.runtime,
+        )
+        self._metrics.set_model_memory(self.model, report.memory_bytes)
+
+    async def _read_samples(self, report: ModelReport) -> tuple[Mapping[str, Array], ...]:
+        """Inputs of the health samples; a sample that cannot be read is the probe's to tell."""
+        found = self.found
+        if found.folder is None or not found.tables.health.samples:
+            return ()
+        try:
+            profile = build_profile(
+                found.tables, report, found.label_lines, default_top_k=self.settings.top_k
+            )
+            await asyncio.to_thread(load_libraries, profile)
+            return await asyncio.to_thread(
+                sample_inputs,
+                found.folder,
+                found.tables.health,
+                report.signatures[0],
+                profile,
+                self.settings.media,
+            )
+        except (BadSample, ValueError):
+            return ()
 
     def _on_fault(self) -> None:
         self.traffic.faults += 1

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from accelerators.base import ModelReport
+    from accelerators.placement import Trial
     from daemon.pipeline.profiles import ModelProfile
 
 
@@ -29,6 +30,7 @@ class VersionStatus:
     Attributes:
         reason: why it is UNAVAILABLE, or what READY hides ("worker restarting"); "" else.
         report, profile: None until it was loaded once.
+        trials: what is known of each device it wishes for, the CPU first; () without such a wish.
     """
 
     version: int
@@ -36,6 +38,7 @@ class VersionStatus:
     reason: str = ""
     report: ModelReport | None = None
     profile: ModelProfile | None = None
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

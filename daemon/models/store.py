@@ -3,7 +3,8 @@
 What counts as a model, at a path of `[[models.serve]]` or directly in a folder of `models.folders`:
 1. a lone `.tflite`: its stem names it, its version is 1;
 2. a folder with `model.tflite`, or with exactly one `.tflite`: `model.toml` names it, else the
-   folder does; its version is model.toml's, else 1;
+   folder does; its version is model.toml's, else 1. The file that `placement.cpu_model` names lies
+   beside it and does not count;
 3. TF Serving's tree, `NAME/VERSION/model.tflite`: version folders are numbers, leading zeros
    allowed; a `model.toml` or label file in the version's folder wins over one in NAME;
 4. a folder with a link `current` to a folder of kind 2: what the updater installs.
@@ -68,11 +69,13 @@ class FoundVersion:
     Attributes:
         version: 1..2^63-1; a guess where a problem keeps it from being known.
         model_path: the .tflite; where it should be when it is missing.
+        cpu_model: the .tflite that the CPU runs in its place, beside it; None when model.toml names
+            none. There is a problem where it is missing.
         tables: empty when there is no model.toml, or a broken one.
         label_lines: one class name per class number; an empty line is a class without a name.
         folder: where model.toml, labels and samples lie; None for a lone file.
-        stamp: of the .tflite, model.toml and label file, None for each that is missing, and the
-            problem. A file that is still being written changes it between two scans.
+        stamp: of the .tflite, model.toml, label file and cpu_model, None for each that is missing,
+            and the problem. A file that is still being written changes it between two scans.
         problem: why it cannot be served, for the operator; "" when nothing is known against it.
     """
 
@@ -83,6 +86,7 @@ class FoundVersion:
     folder: Path | None
     stamp: Stamp
     problem: str = ""
+    cpu_model: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,30 +273,35 @@ def _tree_version(path: Path, folder: str, name: str | None, problem: str) -> Fo
 
 
 def _release(number: int, folder: Path, names: Sequence[str], notes: _Notes) -> FoundVersion:
-    """The version in a folder, with its one .tflite."""
-    files = [name for name in names if name.endswith(_SUFFIX)]
+    """The version in a folder, with its one .tflite besides the one that is for the CPU only."""
+    cpu_model = notes.tables.placement.cpu_model
+    files = [name for name in names if name.endswith(_SUFFIX) and name != cpu_model]
     if MODEL_FILE in files or len(files) == 1:
         file = folder / (MODEL_FILE if MODEL_FILE in files else files[0])
         return _found_version(number, file, notes, folder=folder)
-    problem = f"no .tflite file in {_show(folder)}"
+    besides = " besides placement.cpu_model" if cpu_model in names else ""
+    problem = f"no .tflite file in {_show(folder)}{besides}"
     if files:
-        problem = f"{len(files)} .tflite files in {_show(folder)} and none is named {MODEL_FILE}"
+        problem = (
+            f"{len(files)} .tflite files in {_show(folder)}{besides} and none is named {MODEL_FILE}"
+        )
     return _found_version(number, folder / MODEL_FILE, notes.with_problem(problem), folder=folder)
 
 
 def _found_version(
     number: int, model_path: Path, notes: _Notes, *, folder: Path | None
 ) -> FoundVersion:
-    model_stamp: FileStamp | None = None
     problems = notes.problems
-    try:
-        facts = model_path.stat()
-        model_stamp = _stamp(facts)
-        if not stat.S_ISREG(facts.st_mode):
-            problems = (*problems, f"{_show(model_path)} is not a regular file")
-    except OSError as exc:
-        if not any(problems):
-            problems = (f"{_show(model_path)} {_why(exc)}",)
+    model_stamp, problem = _look_at_file(model_path)
+    # A path that was only guessed is missing for a reason that is told already.
+    if problem and (model_stamp is not None or not any(problems)):
+        problems = (*problems, problem)
+    named = notes.tables.placement.cpu_model
+    cpu_model = folder / named if folder is not None and named is not None else None
+    cpu_stamp: FileStamp | None = None
+    if cpu_model is not None:
+        cpu_stamp, problem = _look_at_file(cpu_model)
+        problems = (*problems, problem and f"placement.cpu_model: {problem}")
     problem = "; ".join(text for text in problems if text)
     return FoundVersion(
         version=number,
@@ -302,9 +311,20 @@ def _found_version(
         folder=folder,
         # The problem belongs to it: one that goes away without a file changing (a permission, a
         # second folder of the same version) must look like a change too.
-        stamp=(model_stamp, *notes.stamps, problem),
+        stamp=(model_stamp, *notes.stamps, cpu_stamp, problem),
         problem=problem,
+        cpu_model=cpu_model,
     )
+
+
+def _look_at_file(path: Path) -> tuple[FileStamp | None, str]:
+    """The stamp of a model's file, None where there is none, and what is wrong with it."""
+    try:
+        facts = path.stat()
+    except OSError as exc:
+        return None, f"{_show(path)} {_why(exc)}"
+    problem = "" if stat.S_ISREG(facts.st_mode) else f"{_show(path)} is not a regular file"
+    return _stamp(facts), problem
 
 
 _NO_TABLES = ModelTables()

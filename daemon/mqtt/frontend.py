@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
+    from accelerators.inventory import DeviceInventory
     from daemon.config import MqttTable
     from daemon.metrics import Metrics
     from daemon.service import InferenceService
@@ -79,6 +80,7 @@ class MqttFrontEnd:
         device_id: names the appliance in topics.
         state_dir: where the outbox lies.
         documents: the thread that reads and writes large documents; one of its own when None.
+        inventory: the devices of this machine; None to tell of none.
         updates: what the updater has said; None for nothing.
         pass_hint_on: tells the updater to look; bounded, raises a DaemonError. None: no updater.
         backoff_first_s, backoff_most_s: wait before the first and the latest reconnect.
@@ -94,6 +96,7 @@ class MqttFrontEnd:
         metrics: Metrics,
         state_dir: Path,
         documents: DocumentThread | None = None,
+        inventory: DeviceInventory | None = None,
         updates: UpdateBoard | None = None,
         pass_hint_on: Callable[[], Awaitable[object]] | None = None,
         backoff_first_s: float = 1.0,
@@ -115,6 +118,8 @@ class MqttFrontEnd:
             max_payload_bytes=self._max_payload_bytes,
             documents=documents or DocumentThread(),
         )
+        self._inventory = inventory
+        self._ignore_devices: Callable[[], None] | None = None
         self._updates = updates or UpdateBoard()
         self._hints = None if pass_hint_on is None else Hints(pass_hint_on)
         self._session = Session(self._settings(backoff_first_s, backoff_most_s), self)
@@ -168,6 +173,9 @@ class MqttFrontEnd:
         if self._hints is not None:
             self._hints.start()
         self._session.start()
+        if self._inventory is not None:
+            # At once, since a device may be back before the state is looked at again.
+            self._ignore_devices = self._inventory.subscribe(lambda _: self._publish_state(), ())
         self._state_task = asyncio.create_task(self._publish_states(), name="mqtt-state")
 
     async def stop(self, grace_s: float) -> None:
@@ -183,6 +191,8 @@ class MqttFrontEnd:
         self._is_draining = True
         if self._state_task is not None:
             self._state_task.cancel()
+        if self._ignore_devices is not None:
+            self._ignore_devices()
         if self._hints is not None:
             await self._hints.stop()
         if self.connected:
@@ -346,7 +356,10 @@ class MqttFrontEnd:
         if not self.connected:
             return
         models, readiness = self._service.models(), self._service.readiness()
-        describe = partial(state_document, self._device_id, VERSION, models, readiness)
+        devices = () if self._inventory is None else self._inventory.known()
+        describe = partial(
+            state_document, self._device_id, VERSION, models, readiness, devices=devices
+        )
         state = describe(self._updates.report)
         is_news = self._news.is_news(
             state, lambda: describe(self._updates.core), now=time.monotonic()

@@ -15,6 +15,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from accelerators.base import Device
     from daemon.models.status import ModelStatus, Readiness, VersionStatus
     from daemon.updates import ModelUpdate, UpdateReport
 
@@ -26,6 +27,8 @@ REASONS_INTERVAL_S = 60.0
 _MAX_UPDATES_BYTES = MAX_STATE_BYTES // 3
 """Of a document that is cut: what is served is more to be told than what comes."""
 _SHORT_REASON_CHARS = 60
+_MAX_DEVICES = 8
+"""Of a document that is cut."""
 
 
 class StateNews:
@@ -67,18 +70,22 @@ def state_document(
     models: Sequence[ModelStatus],
     readiness: Readiness,
     updates: UpdateReport | None = None,
+    *,
+    devices: Sequence[Device] = (),
 ) -> bytes:
     """The JSON to publish; equal facts give equal bytes.
 
     Args:
         version: of this program.
         updates: what the updater said last; None when it has said nothing.
+        devices: that an operator expects.
     """
     document: dict[str, object] = {
         "device": device_id,
         "version": version,
         "ready": readiness.ready,
         "reasons": dict(sorted(readiness.reasons.items())),
+        "devices": [_device(device) for device in devices],
         "models": [_model(status) for status in models],
         "updates": None if updates is None else _updates(updates),
         "truncated": False,
@@ -86,6 +93,7 @@ def state_document(
     raw = orjson.dumps(document)
     if len(raw) < MAX_STATE_BYTES:
         return raw
+    document["devices"] = [_device(each, _SHORT_REASON_CHARS) for each in devices[:_MAX_DEVICES]]
     return _cut(document, models, updates)
 
 
@@ -103,6 +111,15 @@ def _cut(
             return raw
         excess = 1 - MAX_STATE_BYTES / len(raw)
         del summaries[-max(1, int(len(summaries) * excess)) :]
+
+
+def _device(device: Device, problem_chars: int | None = None) -> dict[str, object]:
+    return {
+        "id": device.id,
+        "kind": device.kind,
+        "up": device.up,
+        "problem": device.problem if problem_chars is None else device.problem[:problem_chars],
+    }
 
 
 def _model(status: ModelStatus, reason_chars: int | None = None) -> dict[str, object]:

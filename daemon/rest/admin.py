@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from daemon.codec.catalog import describe_model, describe_models
+from daemon.codec.devices import describe_devices
 from daemon.rest.answers import json_response
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 def add_routes(routes: Routes, context: RestContext) -> None:
     """Serve /api/models, /api/status, /api/devices and the administration of models."""
     service = context.service
-    context.metrics.device_up("cpu", "cpu", up=True)  # no other device is looked for so far
 
     async def models(_request: web.Request) -> web.StreamResponse:
         return json_response(describe_models(service.models()))
@@ -33,7 +33,9 @@ def add_routes(routes: Routes, context: RestContext) -> None:
         return json_response(_describe_status(context))
 
     async def devices(_request: web.Request) -> web.StreamResponse:
-        return json_response({"devices": _describe_devices(context)})
+        here = await context.inventory.refresh()
+        losses = context.inventory.losses()
+        return json_response(describe_devices(here, service.models(), losses, _cpu_facts()))
 
     async def load(request: web.Request) -> web.StreamResponse:
         name = request.match_info["model"]
@@ -71,23 +73,7 @@ def _describe_status(context: RestContext) -> dict[str, object]:
     }
 
 
-def _describe_devices(context: RestContext) -> list[dict[str, object]]:
-    """The CPU, which is always there, and every other device that a model runs on."""
-    users: dict[str, list[str]] = {"cpu": []}
-    for model in context.service.models():
-        for version in model.versions:
-            if version.report is not None:
-                name = f"{model.name}/{version.version}"
-                users.setdefault(version.report.device, []).append(name)
-    return [
-        {"id": device, "kind": device, "up": True, "facts": _facts(device), "models": names}
-        for device, names in users.items()
-    ]
-
-
-def _facts(device: str) -> dict[str, object]:
-    if device != "cpu":
-        return {}
+def _cpu_facts() -> dict[str, object]:
     return {
         "architecture": platform.machine(),
         "cores": os.cpu_count() or 1,

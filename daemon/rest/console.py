@@ -1,4 +1,4 @@
-"""`/`: a short plain page for people: the models, their states, and where to look further."""
+"""`/`: a short plain page for people: models, devices, and where to look further."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from accelerators.base import Device
     from daemon.models.status import ModelStatus, Readiness
     from daemon.rest.context import RestContext
     from daemon.rest.routes import Routes
@@ -50,6 +51,7 @@ def add_routes(routes: Routes, context: RestContext) -> None:
             context.version,
             context.service.readiness(),
             context.service.models(),
+            context.inventory.known(),
         )
         return web.Response(body=text.encode(), headers=_HEADERS)
 
@@ -57,18 +59,32 @@ def add_routes(routes: Routes, context: RestContext) -> None:
 
 
 def _render(
-    device_id: str, version: str, readiness: Readiness, models: Iterable[ModelStatus]
+    device_id: str,
+    version: str,
+    readiness: Readiness,
+    models: Iterable[ModelStatus],
+    devices: Iterable[Device],
 ) -> str:
     links = " · ".join(f'<a href="{href}">{text}</a>' for href, text in _LINKS)
     rows = "".join(_render_rows(model) for model in models)
+    device_rows = "".join(_render_device(device) for device in devices)
     state = "ready" if readiness.ready else "not ready"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         f"<title>inferd on {escape(device_id)}</title><style>{_STYLE}</style>"
         f"<h1>{escape(device_id)}</h1><p>inferd {escape(version)}, {state}</p><p>{links}</p>"
         "<table><tr><th>model<th>version<th>state<th>device<th>takes<th>gives<th>why</tr>"
-        f"{rows}</table></html>\n"
+        f"{rows}</table>"
+        "<h2>Devices</h2>"
+        "<table><tr><th>device<th>state<th>name<th>driver<th>why<th>next step</tr>"
+        f"{device_rows}</table></html>\n"
     )
+
+
+def _render_device(device: Device) -> str:
+    state = "up" if device.up else "down"
+    cells = (device.id, state, device.name, device.driver, device.problem, device.next_step)
+    return "<tr>" + "".join(f"<td>{escape(cell)}" for cell in cells) + "</tr>"
 
 
 def _render_rows(model: ModelStatus) -> str:

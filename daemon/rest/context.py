@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from accelerators.inventory import DeviceInventory
     from daemon.config import HttpTable
     from daemon.metrics import Metrics
     from daemon.probe import Prober
@@ -63,6 +64,7 @@ class RestContext:
     """Everything a route may use.
 
     Attributes:
+        inventory: the devices of this machine.
         version: of this program.
         device_id: names this appliance.
         started_at: monotonic seconds.
@@ -83,6 +85,7 @@ class RestContext:
 
     service: InferenceService
     metrics: Metrics
+    inventory: DeviceInventory
     config: HttpTable
     version: str
     device_id: str

@@ -26,6 +26,7 @@ def add_routes(routes: Routes, context: RestContext) -> None:
         return json_response(document, status=200 if readiness.ready else 503)
 
     async def metrics(_request: web.Request) -> web.StreamResponse:
+        await context.inventory.refresh(())  # it may be that nobody watches the devices
         body, content_type = context.metrics.render()
         return web.Response(body=body, headers={"Content-Type": content_type})
 

@@ -27,7 +27,7 @@ from daemon.service import count_rows
 from daemon.tensors import Media, MediaBatch, PredictResult, Protocol, Timing
 
 if TYPE_CHECKING:
-    from accelerators.base import Array, TensorSpec
+    from accelerators.base import Array, Origin, TensorSpec
     from daemon.codec.kserve import InferCall
     from daemon.dispatch import Answer
     from daemon.models.served import Target
@@ -63,6 +63,7 @@ class _Call:
         "head",
         "json",
         "key",
+        "origin",
         "rows",
         "shapes",
         "target",
@@ -75,7 +76,7 @@ class _Call:
         self.decoded = replace(decoded, inputs={}, parameters={})
         self.timeout_s = min(timeout_s, decoded.timeout_us / 1e6 or math.inf)
         signature, inputs = decoded.signature, _arrays(decoded)
-        max_batch = target.report.max_batch if signature is target.default_signature else 1
+        max_batch = target.max_batch if signature is target.default_signature else 1
         check_inputs(signature, max_batch, inputs)
         rows = count_rows(signature, max_batch, inputs)
         self.rows = max(1, rows)
@@ -86,6 +87,7 @@ class _Call:
             self.blocks.append(_Block(name, array.dtype, array.shape, array.size, offset))
             offset += array.nbytes
         self.shapes: list[tuple[int, ...]] = []
+        self.origin: Origin | None = None
         self.head = self.json = b""
 
     def inputs(self, data: bytes | bytearray, start: int) -> dict[str, Array]:
@@ -98,10 +100,10 @@ class _Call:
         }
 
     def encode(self, answer: Answer) -> tuple[bytes, bytes]:
-        """Head and body of the HTTP answer; what only the shapes decide is made once for them."""
+        """Head and body of the HTTP answer; what shapes and device decide is made once for them."""
         arrays = [answer.outputs[wish.spec.name] for wish in self.decoded.outputs]
         shapes = [array.shape for array in arrays]
-        if shapes != self.shapes:
+        if shapes != self.shapes or answer.origin is not self.origin:
             self._prepare(answer, shapes)
         return self.head, b"".join([self.json, *[array.tobytes() for array in arrays]])
 
@@ -111,9 +113,9 @@ class _Call:
             model=target.model,
             version=target.version,
             request_id="",
-            device=target.report.device,
-            requested_device=target.report.requested_device,
-            degraded=target.report.degraded,
+            device=answer.origin.device,
+            requested_device=answer.origin.requested_device,
+            degraded=answer.origin.degraded,
             timing=Timing(),
             outputs=answer.outputs,
         )
@@ -124,6 +126,7 @@ class _Call:
             f"{HEADER_LENGTH}: {json_bytes}\r\nContent-Length: {len(body)}\r\n"
         ).encode("ascii")
         self.shapes = shapes
+        self.origin = answer.origin
 
 
 class InferPlan:

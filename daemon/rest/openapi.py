@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import orjson
 
 from accelerators.base import DataType
+from accelerators.placement import Verdict
 from daemon.codec.native import MAX_OUTPUTS, MAX_TOP_K
 from daemon.models.status import VersionState
 from daemon.pipeline.profiles import InputKind, OutputKind
@@ -19,6 +20,8 @@ from daemon.rest.headers import MAX_TIMEOUT_MS, TIMEOUT_HEADER
 from daemon.updates import State
 
 if TYPE_CHECKING:
+    from enum import Enum
+
     from aiohttp import web
 
     from daemon.rest.context import RestContext
@@ -373,7 +376,7 @@ def _map(values: Document) -> Document:
     return {"type": "object", "additionalProperties": values}
 
 
-def _enum(kind: type[DataType | VersionState | InputKind | OutputKind]) -> Document:
+def _enum(kind: type[Enum]) -> Document:
     return {"type": "string", "enum": [member.value for member in kind]}
 
 
@@ -481,6 +484,18 @@ def _state_schemas() -> Document:
         {"quantization": _object({"scale": _NUMBER, "zero_point": {"type": "integer"}})},
     )
     tensors = _list(_ref("Tensor"))
+    coverage = _object({"operators": _COUNT, "claimed": _COUNT, "partitions": _COUNT})
+    trial = _object(
+        {
+            "device": _STRING,
+            "verdict": _enum(Verdict),
+            "reason": _STRING,
+            "latency_ms": _nullable(_NUMBER),
+            "memory_bytes": _nullable(_COUNT),
+            "difference": _nullable(_NUMBER),
+            "coverage": _nullable(coverage),
+        }
+    )
     version = _object(
         {
             "version": _STRING,
@@ -494,6 +509,7 @@ def _state_schemas() -> Document:
             "inputs": tensors,
             "outputs": tensors,
             "signatures": _map(_object({"inputs": tensors, "outputs": tensors})),
+            "placement": _list(trial),
         },
         {
             "max_batch": _COUNT,
@@ -508,7 +524,12 @@ def _state_schemas() -> Document:
         {
             "id": _STRING,
             "kind": _STRING,
+            "name": _STRING,
+            "driver": _STRING,
             "up": _BOOLEAN,
+            "problem": _STRING,
+            "next_step": _STRING,
+            "losses": _COUNT,
             "facts": {"type": "object"},
             "models": _list(_STRING),
         }

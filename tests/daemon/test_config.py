@@ -122,9 +122,55 @@ def test_an_unknown_key_suggests_the_nearest_name(text, problem):
         (
             "[defaults]\naccelerators = ['gpuu']",
             (
-                'defaults.accelerators[0] = "gpuu": expected "cpu", "gpu", "edgetpu", "npu" or '
-                "\"external\" (did you mean 'gpu'?)"
+                'defaults.accelerators[0] = "gpuu": expected "cpu", "gpu", "edgetpu", "npu", '
+                '"external" or "external:NAME" (did you mean \'gpu\'?)'
             ),
+        ),
+        (
+            "[defaults]\naccelerators = ['external:../a']",
+            'defaults.accelerators[0] = "external:../a": expected "cpu", "gpu"',
+        ),
+        (
+            "[defaults]\naccelerators = ['external']",
+            'defaults.accelerators[0] = "external": expected one in [[accelerators.external]]',
+        ),
+        (
+            (
+                "[defaults]\naccelerators = ['cpu', 'external:b']\n"
+                "[[accelerators.external]]\nname = 'a'\npath = 'liba.so'"
+            ),
+            'defaults.accelerators[1] = "external:b": expected one in [[accelerators.external]]',
+        ),
+        (
+            (
+                "[[accelerators.external]]\nname = 'a'\npath = 'liba.so'\n"
+                "[[accelerators.external]]\nname = 'a'\npath = 'libb.so'"
+            ),
+            'accelerators.external[1].name = "a": expected each name once',
+        ),
+        (
+            "[[accelerators.external]]\nname = 'a b'\npath = 'liba.so'",
+            'accelerators.external[0].name = "a b": expected 1 to 64 letters',
+        ),
+        (
+            "[[accelerators.external]]\nname = 'a'\npath = 'lib/a.so'",
+            'accelerators.external[0].path = "lib/a.so": expected an absolute path',
+        ),
+        (
+            "[[accelerators.external]]\nname = 'a'\npath = 'a.so'\nnode = 'dev/x'",
+            'accelerators.external[0].node = "dev/x": expected an absolute path, e.g. /dev/xdma0',
+        ),
+        (
+            "[[accelerators.external]]\nname = 'a'\npath = 'a.so'\noptions = {a = [1]}",
+            "accelerators.external[0].options.a = [1]: expected text or a whole number",
+        ),
+        (
+            "[accelerators]\nopenvino_device = 'GPU'",
+            'accelerators.openvino_device = "GPU": expected "npu", "gpu" or "cpu"',
+        ),
+        (
+            "[accelerators]\nedgetpu_library = ''",
+            'accelerators.edgetpu_library = "": expected an absolute path, or the name of a file',
         ),
         ("[paths]\nroot = 'x'", 'paths.root = "x": expected an absolute path'),
         ("[mqtt]\nprotocol = 5", 'mqtt.protocol = 5: expected "5" or "3.1.1"'),

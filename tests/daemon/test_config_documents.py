@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import NODEFAULT
 
-from daemon.config import Config, ServedModel, parse_config
+from daemon.config import Config, ExternalDelegate, ServedModel, parse_config
 from daemon.modelfile import HealthSample, ModelTables
 from daemon.tables import Table, describe, describe_key, has_key, keys_of
 
@@ -29,6 +29,7 @@ def tables_of(kind: type[Table]) -> Iterator[tuple[str, type[Table]]]:
 DOCUMENTED = [
     *(("`inferd.toml`", *table) for table in tables_of(Config)),
     ("`inferd.toml`", "`[[models.serve]]`", ServedModel),
+    ("`inferd.toml`", "`[[accelerators.external]]`", ExternalDelegate),
     *(("`model.toml`", *table) for table in tables_of(ModelTables)),
     ("`model.toml`", "`[[health.samples]]`", HealthSample),
 ]
@@ -45,8 +46,9 @@ def document(repository) -> str:
 
 
 def uncommented_example(sample: str) -> str:
-    """The example entry at the end of the sample, as an operator would uncomment it."""
+    """The example entries at the end of the sample, as an operator would uncomment them."""
     example = sample[sample.index("# [[models.serve]]") :]
+    example = re.sub(r"^#\n# .+\n#$", "", example, flags=re.MULTILINE)  # between two of them
     return re.sub(r"^# ?", "", example, flags=re.MULTILINE)
 
 
@@ -112,13 +114,21 @@ def test_the_samples_comment_names_the_bounds_and_choices_of_its_key(sample, hea
     assert [fact for fact in facts if fact.removesuffix(".0") not in comment] == []
 
 
-def test_the_samples_commented_entry_is_valid_when_uncommented(sample):
+def test_the_samples_commented_entries_are_valid_when_uncommented(sample):
     parse_config([("example.toml", uncommented_example(sample))], {})
 
 
-@pytest.mark.parametrize("key", list(keys_of(ServedModel)))
-def test_the_samples_commented_entry_shows_every_key(sample, key):
-    assert re.search(rf"^(# )?{key} = ", uncommented_example(sample), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("heading", "key"),
+    [
+        *(("[[models.serve]]", key) for key in keys_of(ServedModel)),
+        *(("[[accelerators.external]]", key) for key in keys_of(ExternalDelegate)),
+    ],
+)
+def test_the_samples_commented_entries_show_every_key(sample, heading, key):
+    entry = uncommented_example(sample).partition(f"{heading}\n")[2].partition("\n[[")[0]
+
+    assert re.search(rf"^(# )?{key} = ", entry, re.MULTILINE)
 
 
 def test_the_sample_has_no_key_that_is_commented_and_unknown(sample):

@@ -9,6 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from accelerators.forkserver import ForkServer
+from accelerators.inventory import DeviceInventory
+from accelerators.registry import HardwareSettings
 from accelerators.supervisor import DeathReason
 from daemon import errors, updates
 from daemon.errors import RefusalReason
@@ -41,7 +44,7 @@ def fill(metrics: Metrics, model: str = "parts") -> None:
     metrics.worker_restart(model, DeathReason.CRASH.value)
     metrics.watch_queue(model, "a queue", lambda: 2)
     metrics.set_model_memory(model, 1000)
-    metrics.device_up("cpu", "cpu", up=True)
+    metrics.watch_devices(DeviceInventory(HardwareSettings(), ForkServer()))
     metrics.mqtt_connected(connected=True)
     metrics.mqtt_outbox(5)
     metrics.updates(

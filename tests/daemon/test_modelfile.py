@@ -38,6 +38,9 @@ def test_every_table_is_read():
         labels = ["nut", "bolt"]
         [placement]
         accelerators = ["edgetpu", "cpu"]
+        required = true
+        tolerance = 0.05
+        cpu_model = "parts-cpu.tflite"
         [limits]
         queue = 4
         [batching]
@@ -54,6 +57,8 @@ def test_every_table_is_read():
     assert (tables.input.mean, tables.input.std) == (127.5, (127.5, 127.0, 127.5))
     assert tables.output.labels == ("nut", "bolt")
     assert tables.placement.accelerators == ("edgetpu", "cpu")
+    assert (tables.placement.required, tables.placement.tolerance) == (True, 0.05)
+    assert tables.placement.cpu_model == "parts-cpu.tflite"
     assert (tables.limits.queue, tables.batching.max_delay_ms) == (4, 2.0)
     assert tables.health.samples[0].label == "nut"
 
@@ -88,9 +93,26 @@ def test_all_problems_are_told_at_once():
         (
             "[placement]\naccelerators = ['cpu', 'edge-tpu']",
             (
-                'placement.accelerators[1] = "edge-tpu": expected "cpu", "gpu", "edgetpu", "npu" '
-                "or \"external\" (did you mean 'edgetpu'?)"
+                'placement.accelerators[1] = "edge-tpu": expected "cpu", "gpu", "edgetpu", "npu", '
+                '"external" or "external:NAME" (did you mean \'edgetpu\'?)'
             ),
+        ),
+        ("[placement]\nrequired = 1", "placement.required = 1: expected true or false"),
+        ("[placement]\ntolerance = 2", "placement.tolerance = 2: expected a number from 0 to 1"),
+        (
+            "[placement]\ntolerance = -0.1",
+            "placement.tolerance = -0.1: expected a number from 0 to 1",
+        ),
+        (
+            "[placement]\ncpu_model = 'parts.h5'",
+            (
+                'placement.cpu_model = "parts.h5": expected the name of a .tflite file beside the '
+                "model, none that is hidden"
+            ),
+        ),
+        (
+            "[placement]\ncpu_model = '.parts.tflite'",
+            'placement.cpu_model = ".parts.tflite": expected the name of a .tflite file beside',
         ),
         ("[output]\nlabels = 5", "output.labels = 5: expected text or an array, each text"),
         ("[model", "not TOML: "),
@@ -120,6 +142,13 @@ def test_a_name_that_cannot_stand_in_a_topic_or_url_is_refused(name):
 @pytest.mark.parametrize("file", ["../x", "/etc/passwd", "a/b", "..", ".", "", "a\\u0000b"])
 def test_a_label_file_outside_the_models_folder_is_refused(file):
     (only,) = problems_of(f'[output]\nlabels = "{file}"')
+
+    assert only.endswith("expected the name of a file beside model.toml, without folders")
+
+
+@pytest.mark.parametrize("file", ["../x.tflite", "/x.tflite", "a/b.tflite", "a\\u0000b.tflite"])
+def test_a_cpu_model_outside_the_models_folder_is_refused(file):
+    (only,) = problems_of(f'[placement]\ncpu_model = "{file}"')
 
     assert only.endswith("expected the name of a file beside model.toml, without folders")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from support.daemon import free_port
 from support.selftest_model import TARGET, build
 
 from daemon.cli.client import Client, parse_address
@@ -14,13 +15,23 @@ from daemon.cli.doctor import (
     check_broker,
     check_config,
     check_daemon,
+    check_devices,
     check_memory,
     check_runtime,
     check_shared_memory,
     describe_findings,
+    judge_devices,
+    judge_runtime,
     judge_version,
 )
-from daemon.config import Config, ModelsTable, MqttTable
+from daemon.config import (
+    AcceleratorsTable,
+    Config,
+    DefaultsTable,
+    ExternalDelegate,
+    ModelsTable,
+    MqttTable,
+)
 from daemon.models.store import scan
 
 
@@ -76,6 +87,8 @@ def models(tmp_path):
         "toml/model.toml": "[limits]\nqueu = 1",
         "labels/model.tflite": "TFL3",
         "labels/model.toml": "[output]\nlabels = 'none.txt'",
+        "compiled/model.tflite": "TFL3",
+        "compiled/model.toml": "[placement]\ncpu_model = 'for-the-cpu.tflite'",
         "two/b.tflite": "TFL3",
         "two/c.tflite": "TFL3",
         "empty/model.toml": "",
@@ -108,6 +121,7 @@ def test_the_next_step_fits_what_is_wrong_with_the_model(models):
         "a (2)": "give one of them another name in its model.toml or [[models.serve]]",
         "toml": "correct its model.toml",
         "labels": "correct its label file, or output.labels in its model.toml",
+        "compiled": "put that file beside the model, or correct its model.toml",
         "two": "name one of them model.tflite",
         "empty": "put the model's file there",
         "tree": "correct the names of its version folders",
@@ -150,6 +164,31 @@ def test_the_runtime_passes_its_self_test():
 
     assert finding.level is Level.OK
     assert "works on cpu" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "detail"),
+    [
+        ({}, Level.OK, "tflite 2.14.0 works on cpu"),
+        (
+            {"absent": ["ai-edge-litert"]},
+            Level.OK,
+            "tflite 2.14.0 works on cpu; ai-edge-litert is not installed",
+        ),
+        (
+            {"faults": ["ai-edge-litert 2.3.0 does not work: ImportError: x"]},
+            Level.WARN,
+            "tflite 2.14.0 works on cpu; ai-edge-litert 2.3.0 does not work: ImportError: x",
+        ),
+    ],
+)
+def test_why_a_better_runtime_is_not_used_is_said(facts, level, detail):
+    answer = {"runtime": "tflite 2.14.0", "device": "cpu", "faults": [], "absent": [], **facts}
+
+    finding = judge_runtime(answer, "reinstall inferd")
+
+    assert (finding.level, finding.detail) == (level, detail)
+    assert finding.next_step == ("reinstall inferd" if level is Level.WARN else "")
 
 
 def test_the_self_tests_model_is_what_its_script_makes():
@@ -213,3 +252,66 @@ def test_a_daemon_that_does_not_answer_is_a_failure_with_a_next_step(tmp_path):
 
     assert [finding.level for finding in findings] == [Level.FAIL]
     assert "inferctl serve" in findings[0].next_step
+
+
+def make_device(**facts):
+    return {
+        "id": "edgetpu",
+        "kind": "edgetpu",
+        "name": "",
+        "driver": "",
+        "up": False,
+        "problem": "no Edge TPU is here",
+        "next_step": "plug one in",
+        "losses": 0,
+        **facts,
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "wishes"),
+    [
+        ({}, {"edgetpu"}),
+        ({"id": "edgetpu:usb-1-1"}, {"edgetpu:usb-1-1"}),
+        ({"id": "edgetpu:usb-1-1"}, {"edgetpu"}),
+        ({"losses": 3}, set()),
+        ({"id": "external:dsp", "kind": "external"}, set()),
+    ],
+)
+def test_a_device_that_somebody_wants_and_nobody_can_use_is_a_warning(facts, wishes):
+    device = make_device(**facts)
+
+    (finding,) = judge_devices([device], wishes)
+
+    assert finding.level is Level.WARN
+    assert finding.check == f"device {device['id']}"
+    assert (finding.detail, finding.next_step) == ("no Edge TPU is here", "plug one in")
+
+
+@pytest.mark.parametrize("device", [{}, {"id": "external", "kind": "external"}])
+def test_what_is_not_here_and_not_wanted_is_not_spoken_of(device):
+    assert judge_devices([make_device(**device)], {"gpu"}) == []
+
+
+def test_a_device_that_can_be_used_is_named():
+    device = make_device(up=True, problem="", next_step="", name="Coral", driver="libedgetpu 16")
+
+    (finding,) = judge_devices([device], set())
+
+    assert (finding.level, finding.detail) == (Level.OK, "Coral, libedgetpu 16")
+
+
+def test_without_a_daemon_configured_and_wished_devices_are_looked_for_here(tmp_path):
+    missing = ExternalDelegate(name="dsp", path=str(tmp_path / "missing.so"))
+    config = Config(
+        accelerators=AcceleratorsTable(external=(missing,)),
+        defaults=DefaultsTable(accelerators=("cpu", "external:dsp")),
+    )
+
+    findings = check_devices(Client(parse_address(f"http://127.0.0.1:{free_port()}")), config)
+
+    assert [(each.check, each.level) for each in findings if "external" in each.check] == [
+        ("device external:dsp", Level.WARN)
+    ]
+    assert "missing.so" in findings[-1].detail
+    assert all(each.next_step for each in findings if each.level is not Level.OK)

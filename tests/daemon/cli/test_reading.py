@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.cli.reading import describe_models, describe_status
+from daemon.cli.reading import describe_devices, describe_models, describe_status
 from daemon.cli.text import describe_duration
 
 
@@ -76,3 +76,48 @@ def test_a_model_that_never_loaded_is_listed_with_its_reason():
 
 def test_an_empty_box_says_so():
     assert describe_models({"models": []}) == "no models"
+
+
+def make_device(**facts):
+    return {
+        "id": "cpu",
+        "kind": "cpu",
+        "name": "",
+        "driver": "",
+        "up": True,
+        "problem": "",
+        "next_step": "",
+        "losses": 0,
+        "facts": {},
+        "models": [],
+        **facts,
+    }
+
+
+def test_a_device_that_cannot_be_used_is_shown_with_why_and_what_to_do():
+    stick = make_device(id="edgetpu", kind="edgetpu", up=False, problem="none", next_step="buy one")
+
+    text = describe_devices({"devices": [make_device(models=["m/1"]), stick]})
+
+    assert text.splitlines() == [
+        "DEVICE   UP   NAME  DRIVER  FACTS  MODELS",
+        "cpu      yes                       m/1",
+        "edgetpu  no",
+        "      none",
+        "      -> buy one",
+    ]
+
+
+def test_devices_of_an_older_daemon_are_shown_too():
+    older = {"id": "cpu", "kind": "cpu", "up": True, "facts": {"cores": 2}, "models": []}
+
+    assert describe_devices({"devices": [older]}).splitlines()[1].split() == [
+        *("cpu", "yes", "cores", "2")
+    ]
+
+
+def test_a_device_cannot_move_the_cursor():
+    evil = make_device(name="\x1b[2J", up=False, problem="a\x1bb", next_step="c\rd")
+
+    assert "\x1b" not in describe_devices({"devices": [evil]})
+    assert "\r" not in describe_devices({"devices": [evil]})

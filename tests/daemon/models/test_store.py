@@ -315,6 +315,97 @@ def test_a_named_label_file_that_is_missing_is_a_problem(folder):
     assert only_version(folder).problem.endswith("parts/names.txt does not exist")
 
 
+# The model for the CPU beside one that is compiled for a device
+
+
+TWIN = '[placement]\ncpu_model = "parts-cpu.tflite"'
+
+
+def put_twins(release: Path) -> tuple[Path, Path]:
+    """A folder with a model, the model for the CPU, and a model.toml that says so."""
+    put(release / "model.toml", TWIN)
+    return put(release / "parts_edgetpu.tflite"), put(release / "parts-cpu.tflite")
+
+
+def test_the_model_for_the_cpu_lies_beside_the_one_that_is_served(folder):
+    file, twin = put_twins(folder / "parts")
+
+    version = only_version(folder)
+
+    assert (version.model_path, version.cpu_model, version.problem) == (file, twin, "")
+
+
+def test_also_a_model_tflite_may_be_the_one_for_the_cpu(folder):
+    put(folder / "parts" / "model.toml", '[placement]\ncpu_model = "model.tflite"')
+    twin = put(folder / "parts" / "model.tflite")
+    file = put(folder / "parts" / "compiled.tflite")
+
+    version = only_version(folder)
+
+    assert (version.model_path, version.cpu_model, version.problem) == (file, twin, "")
+
+
+def test_each_version_of_a_tree_has_its_own_model_for_the_cpu(folder):
+    put(folder / "parts" / "model.toml", TWIN)
+    twins = [put(folder / "parts" / name / "parts-cpu.tflite") for name in "12"]
+    for name in "12":
+        put(folder / "parts" / name / "model.tflite")
+
+    assert [version.cpu_model for version in only_model(folder).versions] == twins
+
+
+def test_a_model_without_one_has_none(folder):
+    put(folder / "parts" / "model.tflite")
+    put(folder / "parts" / "parts-cpu.tflite")
+
+    assert only_version(folder).cpu_model is None
+
+
+def test_a_missing_model_for_the_cpu_is_a_problem(folder):
+    _, twin = put_twins(folder / "parts")
+    twin.unlink()
+
+    assert only_version(folder).problem == (
+        f"placement.cpu_model: {twin} cannot be read: No such file or directory"
+    )
+
+
+def test_a_folder_as_model_for_the_cpu_is_a_problem(folder):
+    _, twin = put_twins(folder / "parts")
+    twin.unlink()
+    twin.mkdir()
+
+    assert only_version(folder).problem == f"placement.cpu_model: {twin} is not a regular file"
+
+
+def test_a_model_for_the_cpu_alone_is_a_problem(folder):
+    file, _ = put_twins(folder / "parts")
+    file.unlink()
+
+    assert only_version(folder).problem == (
+        f"no .tflite file in {file.parent} besides placement.cpu_model"
+    )
+
+
+def test_two_models_besides_the_one_for_the_cpu_are_a_problem(folder):
+    file, _ = put_twins(folder / "parts")
+    put(file.with_name("other.tflite"))
+
+    assert only_version(folder).problem == (
+        f"2 .tflite files in {file.parent} besides placement.cpu_model and none is named "
+        "model.tflite"
+    )
+
+
+def test_another_model_for_the_cpu_changes_the_stamp(folder):
+    _, twin = put_twins(folder / "parts")
+    before = only_version(folder).stamp
+
+    put(twin, "another")
+
+    assert only_version(folder).stamp != before
+
+
 # What may be wrong
 
 

@@ -5,6 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accelerators.base import CPU, Device
 from daemon.models.status import ModelStatus, Readiness, VersionState, VersionStatus
 from daemon.mqtt.statedocument import (
     MAX_STATE_BYTES,
@@ -23,9 +24,9 @@ def _model(name, reason=""):
     )
 
 
-def _state(*models, ready=True, reasons=None, updates=None):
+def _state(*models, ready=True, reasons=None, updates=None, devices=()):
     readiness = Readiness(ready=ready, reasons=reasons or {})
-    return state_document("box-1", "1.2.3", models, readiness, updates)
+    return state_document("box-1", "1.2.3", models, readiness, updates, devices=devices)
 
 
 def _update(model, state="DOWNLOADING", reason=""):
@@ -57,6 +58,29 @@ def test_versions_health_and_reasons_are_in_it():
             ],
         }
     ]
+
+
+def test_devices_are_in_it_with_what_is_wrong_with_them():
+    stick = Device("edgetpu:usb-1-1", "edgetpu", problem="it is gone", next_step="look for it")
+
+    document = json.loads(_state(devices=(CPU, stick)))
+
+    assert document["devices"] == [
+        {"id": "cpu", "kind": "cpu", "up": True, "problem": ""},
+        {"id": "edgetpu:usb-1-1", "kind": "edgetpu", "up": False, "problem": "it is gone"},
+    ]
+
+
+def test_a_long_list_of_devices_is_cut():
+    devices = tuple(Device(f"external:{n}", "external", problem="x" * 500) for n in range(60))
+
+    raw = _state(_model("m"), devices=devices)
+
+    document = json.loads(raw)
+    assert len(raw) < MAX_STATE_BYTES
+    assert document["truncated"] is True
+    assert [each["name"] for each in document["models"]] == ["m"]
+    assert 0 < len(document["devices"]) < 60
 
 
 def test_equal_facts_give_equal_bytes():

@@ -123,11 +123,26 @@ def test_status_counts_and_names(url):
 
 
 def test_devices_name_the_cpu_and_who_runs_on_it(url):
-    (cpu,) = get(url, "/api/devices").json()["devices"]
+    cpu = get(url, "/api/devices").json()["devices"][0]
 
     assert (cpu["id"], cpu["kind"], cpu["up"]) == ("cpu", "cpu", True)
+    assert (cpu["problem"], cpu["next_step"], cpu["losses"]) == ("", "", 0)
     assert cpu["facts"]["cores"] >= 1
     assert {"fashion/1", "scale/1"} <= set(cpu["models"])
+
+
+def test_a_kind_of_which_nothing_is_here_is_listed_with_why_and_what_to_do(url):
+    devices = {device["id"]: device for device in get(url, "/api/devices").json()["devices"]}
+
+    assert devices["external"]["up"] is False
+    assert "no external delegate is named" in devices["external"]["problem"]
+    assert "[[accelerators.external]]" in devices["external"]["next_step"]
+
+
+def test_what_is_not_here_and_not_wished_for_is_no_metric(url):
+    metrics = get(url, "/metrics").text
+
+    assert 'inferd_device_up{device="external"' not in metrics
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/monitoring/prometheus/metrics"])

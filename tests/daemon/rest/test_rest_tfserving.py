@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 # y = x + x for float32 (1, 4), without a signature
-DOUBLE = Path(__file__).resolve().parents[3] / "daemon" / "cli" / "selftest.tflite"
+DOUBLE = Path(__file__).resolve().parents[3] / "accelerators" / "selftest.tflite"
 SPEC_OF_X = {
     "dtype": "DT_FLOAT",
     "tensor_shape": {
