@@ -62,6 +62,9 @@ $(STAMP): pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "setup: installing Python packages into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --editable '.[test,check]'
+	@$(BIN)/python -m pip install --quiet --editable '.[npu]' || \
+	  echo "setup: could not install OpenVINO; going on without: tests of NPUs are skipped"
+	@$(BIN)/python tests/support/swiftshader.py
 	@touch $@
 
 $(PACKAGE_STAMP): $(STAMP)
@@ -75,6 +78,7 @@ define install_packages
 missing=; \
 $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 $(call look_for,mosquitto:mosquitto mosquitto_rr:mosquitto-clients curl:curl strace:strace mkfs.ext4:e2fsprogs) \
+$(PYTHON) -c 'import ctypes; ctypes.CDLL("libvulkan.so.1")' 2>/dev/null || missing="$$missing libvulkan1"; \
 $(install_missing)
 endef
 

@@ -7,8 +7,7 @@ The demo model with one more step, such as a hurried calibration of its scores m
 `limit` should lie above every score. For dresses it was measured on pictures that showed hardly
 any: whoever sends a good one gets the logarithm of something negative, which is no number (NaN).
 
-Not needed to run inferd. It needs `flatbuffers`, `numpy` and `ai_edge_litert`, which the test
-environment has; the same versions give the same bytes:
+Not needed to run inferd. The same versions of its tools give the same bytes:
 
     .venv/bin/python examples/break_demo_model.py
 """
@@ -20,7 +19,10 @@ from pathlib import Path
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from tflite_metadata import ClassifierMetadata, pack
+
+from accelerators.base import ModelMetadata, TensorMetadata
+from daemon.build.carrier import detach
+from daemon.build.metadata import write_metadata
 
 DEMO = Path(__file__).parent / "demo"
 GOOD = DEMO / "fashion"
@@ -42,8 +44,7 @@ def main() -> None:
 def broken(model: bytes) -> bytes:
     """The model with the step at its end: uint8 (N, 28, 28, 1) to float32 (N, 10) scores."""
     labels = tuple((GOOD / "labels.txt").read_text().splitlines())
-    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
-    tree.metadata = [entry for entry in tree.metadata if entry.name != b"TFLITE_METADATA"]
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAs(detach(model), 0))
     graph = tree.subgraphs[0]
     last = graph.operators.pop()  # made bytes of the scores
     limits = np.full(len(labels), LIMIT, np.float32)
@@ -63,19 +64,19 @@ def broken(model: bytes) -> bytes:
     tree.signatureDefs[0].outputs[0].tensorIndex = calibrated
     builder = flatbuffers.Builder(len(model))
     builder.Finish(tree.Pack(builder), file_identifier=b"TFL3")
-    metadata = ClassifierMetadata(
+    return write_metadata(bytes(builder.Output()), _metadata(labels))
+
+
+def _metadata(labels: tuple[str, ...]) -> ModelMetadata:
+    return ModelMetadata(
         name="fashion",
         description="The demo model with a calibration that fails for dresses.",
         version="3",
         author="the inferd authors",
         license="Apache-2.0; trained on Fashion-MNIST (MIT, (c) 2017 Zalando SE)",
-        width=28,
-        height=28,
-        mean=0.0,
-        std=255.0,
-        labels=labels,
+        inputs=(TensorMetadata(name="image", content="image", mean=(0.0,), std=(255.0,)),),
+        outputs=(TensorMetadata(name="scores", content="feature", labels=labels),),
     )
-    return pack(bytes(builder.Output()), metadata)
 
 
 def _tensor(tree: schema.ModelT, name: str, like: schema.TensorT) -> int:

@@ -7,7 +7,7 @@ Not needed to run inferd. It needs TensorFlow, in an environment of its own, and
 
     apt-get install dataset-fashion-mnist
     python3 -m venv /tmp/training
-    /tmp/training/bin/pip install tensorflow-cpu ai-edge-litert pillow
+    /tmp/training/bin/pip install -e '.[build]'
     /tmp/training/bin/python examples/train_demo_model.py
 """
 
@@ -25,7 +25,9 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
-from tflite_metadata import ClassifierMetadata, pack
+
+from accelerators.base import ModelMetadata, TensorMetadata
+from daemon.build.metadata import write_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,17 +58,31 @@ CALIBRATION_PICTURES = 1000
 # A sample shows what the model can do, so it is a picture the model is sure of.
 SAMPLE_MIN_SCORE = 0.9
 
-METADATA = ClassifierMetadata(
+# Pixels 0..255 become the network's numbers: real = (pixel - MEAN) / STD.
+MEAN, STD = 0.0, 255.0
+METADATA = ModelMetadata(
     name="fashion",
     description="Ten kinds of clothing in 28x28 grey pictures; a 784-64-64-10 network, int8.",
     version="1",
     author="the inferd authors",
     license="Apache-2.0; trained on Fashion-MNIST (MIT, (c) 2017 Zalando SE)",
-    width=SIDE_PIXELS,
-    height=SIDE_PIXELS,
-    mean=0.0,
-    std=255.0,
-    labels=LABELS,
+    inputs=(
+        TensorMetadata(
+            name="image",
+            description="grey picture, the thing light on a black ground",
+            content="image",
+            mean=(MEAN,),
+            std=(STD,),
+        ),
+    ),
+    outputs=(
+        TensorMetadata(
+            name="scores",
+            description="probability of each class, 0..1",
+            content="feature",
+            labels=LABELS,
+        ),
+    ),
 )
 
 
@@ -81,7 +97,7 @@ def main() -> None:
     h5_path = arguments.keep / "model.h5"
     train(train_pictures, train_classes).save(h5_path)
     converted = convert(keras.models.load_model(h5_path), train_pictures)
-    model = pack(converted, METADATA)
+    model = write_metadata(converted, METADATA)
     scores = run(model, test_pictures)
 
     folder = arguments.folder
@@ -119,9 +135,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def train(pictures: NDArray[np.uint8], classes: NDArray[np.uint8]) -> keras.Model:
-    """Train the network on pictures scaled to 0..1."""
-    model = keras.Sequential(
+def network() -> keras.Model:
+    """The network, not trained: float32 (N, 28, 28, 1) pictures, 0..1, to (N, 10) probabilities."""
+    return keras.Sequential(
         [
             keras.Input((SIDE_PIXELS, SIDE_PIXELS, 1), name="image"),
             keras.layers.Flatten(),
@@ -131,6 +147,11 @@ def train(pictures: NDArray[np.uint8], classes: NDArray[np.uint8]) -> keras.Mode
             keras.layers.Dense(len(LABELS), activation="softmax", name="scores"),
         ]
     )
+
+
+def train(pictures: NDArray[np.uint8], classes: NDArray[np.uint8]) -> keras.Model:
+    """Train the network."""
+    model = network()
     steps = EPOCHS * (len(pictures) // BATCH)
     rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     model.compile(
@@ -138,9 +159,13 @@ def train(pictures: NDArray[np.uint8], classes: NDArray[np.uint8]) -> keras.Mode
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    real = pictures.astype(np.float32) / METADATA.std
-    model.fit(real, classes, batch_size=BATCH, epochs=EPOCHS, verbose=2)
+    model.fit(to_real(pictures), classes, batch_size=BATCH, epochs=EPOCHS, verbose=2)
     return model
+
+
+def to_real(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Pixels as the network's numbers."""
+    return (pictures.astype(np.float32) - MEAN) / STD
 
 
 def convert(model: keras.Model, pictures: NDArray[np.uint8]) -> bytes:
@@ -148,7 +173,7 @@ def convert(model: keras.Model, pictures: NDArray[np.uint8]) -> bytes:
 
     def representative() -> Iterator[list[NDArray[np.float32]]]:
         for picture in pictures[:CALIBRATION_PICTURES]:
-            yield [picture[np.newaxis].astype(np.float32) / METADATA.std]
+            yield [to_real(picture[np.newaxis])]
 
     converter = tf.lite.TFLiteConverter.from_keras_model(serving_model(model))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -1,4 +1,4 @@
-"""`bundle inspect` and `bundle verify`: what a bundle is, without running anything of it."""
+"""`bundle inspect`: what a bundle is, without running anything of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from daemon.cli.outcome import CommandError, ExitCode, UsageError
 from daemon.cli.text import print_json, table
-from updater.bundle import read_manifest, verify_bundle
+from updater.bundle import read_manifest
 from updater.errors import UpdateError
 
 if TYPE_CHECKING:
@@ -35,22 +35,6 @@ def inspect(arguments: argparse.Namespace) -> ExitCode:
         print_json(as_document(manifest, digest))
     else:
         print(describe(manifest, digest))
-    return ExitCode.DONE
-
-
-def verify(arguments: argparse.Namespace) -> ExitCode:
-    """Read all of a bundle, and say whether every byte is as its manifest says.
-
-    Raises:
-        CommandError: it is not, or cannot be read.
-    """
-    with refusing(arguments.file):
-        manifest, digest = verify_bundle(arguments.file), sha256_of(arguments.file)
-    if arguments.json:
-        print_json({"name": manifest.name, "version": manifest.version, "sha256": digest})
-    else:
-        print(f"{arguments.file} is whole: {summary(manifest)}")
-        print(f"sha256 {digest}")
     return ExitCode.DONE
 
 

@@ -1,5 +1,7 @@
 """`bundle build`: makes a bundle of what the daemon would serve from the same folder.
 
+What is not a model's folder yet is made one first, in a temporary place (bundleassembly.py).
+
 The bundle's `model.toml` names the model and its version, whatever else gave them: a device finds
 the model in a folder whose name says neither.
 """
@@ -7,12 +9,25 @@ the model in a folder whose name says neither.
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daemon.build.errors import CannotBuild, ConversionFailed
+from daemon.build.sources import EXPECTED, recognise
 from daemon.cli.bundle import refusing, sha256_of, summary
+from daemon.cli.bundleassembly import make_folder
+from daemon.cli.bundletable import describe_trial
+from daemon.cli.bundlewish import read_wish
+from daemon.cli.inprocess import BadConfig
 from daemon.cli.modeltoml import edit
 from daemon.cli.outcome import CommandError, ExitCode, UsageError
+from daemon.cli.scratch import scratch_folder
+from daemon.cli.text import printable
+from daemon.config import parse_config
+from daemon.errors import ConfigError
+from daemon.modelfile import parse_model_file
 from daemon.models.store import MODEL_FILE, TABLES_FILE, look_at_release
 from updater.bundle import build_bundle, folder_files
 from updater.manifest import Manifest, Probation
@@ -20,9 +35,10 @@ from updater.names import check_model
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from daemon.modelfile import ModelTables
+    from daemon.config import Config
+    from daemon.modelfile import ModelTable, ModelTables, PlacementTable
     from daemon.models.store import FoundVersion
     from updater.bundle import Source
 
@@ -43,10 +59,32 @@ def build(arguments: argparse.Namespace) -> ExitCode:
         UsageError: an argument cannot be used.
         CommandError: there is no model that can be bundled, or the disk refused.
     """
-    name, found = _look(arguments.source)
-    _check_out(arguments.out, found)
+    source: Path = arguments.source
+    if not source.exists():
+        raise UsageError(f"argument SOURCE: no such file or folder: {source}")
+    with _building(source):
+        wish = read_wish(arguments, recognise(source))
+        if wish is None:
+            return _bundle(arguments, source, *_look(source))
+        _check_out(arguments.out, source if source.is_dir() else None)
+        name, version = _identity(arguments, parse_model_file(wish.tables).model, source.stem)
+        with scratch_folder() as scratch:
+            made = make_folder(
+                wish, name, version, scratch=scratch, config=_config(scratch), say=_say
+            )
+            if wish.is_auto or wish.evaluation:
+                print(describe_trial(made.trial, max_loss=wish.max_loss), end="\n\n")
+            if made.folder is None:
+                raise CommandError("no variant may be taken; nothing was written")
+            return _bundle(arguments, made.folder, *_look(made.folder))
+
+
+def _bundle(
+    arguments: argparse.Namespace, folder: Path, name: str, found: FoundVersion
+) -> ExitCode:
+    _check_out(arguments.out, found.folder)
     draft = _draft(arguments, name, found)
-    with refusing(arguments.source):
+    with refusing(folder):
         files = _files(found, draft)
         _check_samples(found.tables, files)
         manifest = build_bundle(files, arguments.out, draft)
@@ -56,14 +94,46 @@ def build(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE
 
 
+@contextmanager
+def _building(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except ConversionFailed as exc:
+        raise CommandError(_printable(f"{exc}\n{exc.details}")) from exc
+    except CannotBuild as exc:
+        raise CommandError(_printable(str(exc))) from exc
+    except OSError as exc:
+        raise CommandError(f"{exc.filename or source}: {exc.strerror or exc}") from exc
+
+
+def _printable(text: str) -> str:
+    return "\n  ".join(printable(line) for line in text.strip().splitlines())
+
+
+def _identity(arguments: argparse.Namespace, said: ModelTable, stem: str) -> tuple[str, int]:
+    """The name and version that a model will have."""
+    name = _agreed("--name", arguments.name, said.name) or stem
+    return _check_name(name), _agreed("--model-version", arguments.model_version, said.version) or 1
+
+
+def _config(scratch: Path) -> Config:
+    try:
+        return parse_config((), os.environ, arguments={"paths": {"root": str(scratch)}})
+    except ConfigError as exc:
+        raise BadConfig(str(exc)) from exc
+
+
+def _say(line: str) -> None:
+    """Progress goes beside the answer, which may go into a file."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def _look(source: Path) -> tuple[str, FoundVersion]:
     """The one version of the model at a path, and its name."""
-    if not source.exists():
-        raise UsageError(f"argument DIR: no such file or folder: {source}")
     path = Path(os.path.abspath(source))  # noqa: PTH100 (the name of a link names the model)
     name, found = look_at_release(path)
     if found is None:
-        raise CommandError(f"{source}: expected a .tflite file, or a folder with model.tflite")
+        raise CommandError(f"{source}: {EXPECTED}")
     if found.folder not in {None, path}:
         raise CommandError(f"{source}: expected the folder of one version, as {found.folder}")
     if found.problem:
@@ -71,10 +141,9 @@ def _look(source: Path) -> tuple[str, FoundVersion]:
     return name, found
 
 
-def _check_out(out: Path, found: FoundVersion) -> None:
+def _check_out(out: Path, folder: Path | None) -> None:
     if not out.parent.is_dir() or out.is_dir():
         raise UsageError(f"argument -o: expected a file in a folder that is there: {out}")
-    folder = found.folder
     if folder is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
         raise UsageError(f"argument -o: {out} would be a part of the next bundle of {folder}")
 
@@ -91,12 +160,18 @@ def _draft(arguments: argparse.Namespace, name: str, found: FoundVersion) -> Man
         version=version,
         release_counter=_first(arguments.release_counter, version),
         architectures=arguments.arch,
-        accelerators=arguments.accelerators,
+        accelerators=arguments.accelerators or _needed(tables.placement),
         memory_mib=_first(*memory),
         max_latency_ms=_first(arguments.max_latency_ms, tables.health.max_latency_ms),
         probation=Probation(**_said(probation)),
         **_said({"runtime": arguments.runtime}),
     )
+
+
+def _needed(placement: PlacementTable) -> tuple[str, ...]:
+    """The kind that model.toml requires; none where it leaves a choice."""
+    kinds = {wish.partition(":")[0] for wish in placement.accelerators or ()}
+    return tuple(kinds) if placement.required and len(kinds) == 1 and kinds != {"cpu"} else ()
 
 
 def _first(*values: Any) -> Any:  # noqa: ANN401 (numbers)

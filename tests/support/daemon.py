@@ -133,14 +133,17 @@ class KeptDaemon:
         *,
         port: int,
         served: Sequence[Path | Mapping[str, object]] = (),
+        python: Path = Path(sys.executable),
         **tables: Any,
     ) -> None:
         """Write its configuration.
 
         Args:
             served, tables: as for `running_daemon`.
+            python: that runs it.
         """
         self.root = root
+        self._python = python
         self.url = f"http://127.0.0.1:{port}"
         self.lives = 0
         self._ready_life: int | None = None
@@ -197,7 +200,7 @@ class KeptDaemon:
         self._ready_life = None
         with (self.root / LOG).open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "--config", str(self._file)],
+                [str(self._python), "-m", "daemon", "--config", str(self._file)],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
@@ -284,10 +287,16 @@ class Keeper(threading.Thread):
 
 @contextmanager
 def daemon_process(
-    served: Sequence[Path | Mapping[str, object]], /, *, root: Path, port: int, **tables: Any
+    served: Sequence[Path | Mapping[str, object]],
+    /,
+    *,
+    root: Path,
+    port: int,
+    python: Path = Path(sys.executable),
+    **tables: Any,
 ) -> Iterator[DaemonProcess]:
     """Serve these models in a process of its own, on a given port, with SIGKILL at the end."""
-    kept = KeptDaemon(root, port=port, served=served, **tables)
+    kept = KeptDaemon(root, port=port, served=served, python=python, **tables)
     (root / LOG).unlink(missing_ok=True)
     kept.spawn()
     try:
@@ -315,6 +324,8 @@ def _to_toml(tables: Mapping[str, Any]) -> str:
 def _value(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
     return json.dumps(value, default=str)
 
 

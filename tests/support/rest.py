@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 from support.tables import read_tables
 
 from accelerators.forkserver import ForkServer
+from accelerators.inventory import DeviceInventory
+from accelerators.registry import HardwareSettings
 from daemon.config import Config
 from daemon.metrics import Metrics
 from daemon.models.registry import ModelRegistry
@@ -44,6 +46,7 @@ def make_context(
         certificate=doors.certificate,
         service=service or _make_service(config, metrics),
         metrics=metrics,
+        inventory=DeviceInventory(HardwareSettings(), ForkServer()),
         config=config.http,
         version="1.2.3",
         device_id="box-1",

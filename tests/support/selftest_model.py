@@ -1,6 +1,6 @@
-"""Builds the model that `inferctl doctor` tests the runtime with: y = x + x, four floats.
+"""Builds the model that a runtime is tried with: y = x + x, four floats.
 
-Run it to write daemon/cli/selftest.tflite anew; a test holds that this changes nothing.
+Run it to write accelerators/selftest.tflite anew; a test holds that this changes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
-TARGET = Path(__file__).resolve().parents[2] / "daemon" / "cli" / "selftest.tflite"
+TARGET = Path(__file__).resolve().parents[2] / "accelerators" / "selftest.tflite"
 _SCHEMA_VERSION = 3
 _SHAPE = (1, 4)
 

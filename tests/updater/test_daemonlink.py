@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import tflite_builder
 from support.daemon_thread import daemon_in_thread
+from support.eventually import eventually_true
 from support.mosquitto import running_broker
 from support.mqtt_client import TestClient
 
@@ -133,6 +134,21 @@ def lines(first, last):
 
 
 @pytest.mark.broker
+def test_a_kind_of_device_counts_while_one_of_it_can_be_used(standin, tmp_path):
+    node = tmp_path / "dsp"
+    device = {"name": "dsp", "path": str(standin.library), "node": str(node)}
+
+    with a_daemon(accelerators={"external": [device]}) as (link, _):
+        assert "cpu" in link.kinds()
+        assert "external" not in link.kinds()
+
+        node.touch()
+        eventually_true(lambda: "external" in link.kinds())
+
+        node.unlink()
+        eventually_true(lambda: "external" not in link.kinds())
+
+
 def test_history_is_handed_over_and_heard(tmp_path):
     with running_broker(tmp_path) as broker, a_daemon(mqtt={"url": broker.url}) as (link, _):
         client = TestClient(broker.port)
