@@ -119,10 +119,8 @@ class _Model:
         if self.unloaded:
             return "it was unloaded by the operator"
         for number in sorted(self.candidates, reverse=True):
-            candidate = self.candidates[number]
-            if candidate.state is VersionState.LOADING:
-                return "it is being loaded"
-            return candidate.status.reason
+            status = self.candidates[number].status
+            return status.reason or "it is being loaded"
         return self.found.problem or "no version of it is served"
 
     def status(self) -> ModelStatus:
@@ -166,7 +164,7 @@ class _Model:
             return status
         if newer is None:
             reason = f"it answers on, but {self.found.problem}"
-        elif newer.state is VersionState.LOADING:
+        elif not newer.status.reason:
             reason = "a changed file is being loaded"
         else:
             reason = f"a changed file was refused: {newer.status.reason}"
@@ -450,6 +448,8 @@ class ModelRegistry:
             self._metrics.forget_model(model.name)
 
     def _begin(self, model: _Model, found: FoundVersion, settings: Settings) -> None:
+        before = model.candidates.get(found.version)
+        is_retry = before is not None and before.is_due and not _differs(before, found, settings)
         candidate = ServedVersion(
             model.name,
             found,
@@ -457,6 +457,7 @@ class ModelRegistry:
             forkserver=self._forkserver,
             metrics=self._metrics,
             hardware=self._hardware,
+            refused_before=before.status.reason if before is not None and is_retry else "",
         )
         model.candidates[found.version] = candidate
         self._spawn(self._bring_up(model, candidate), f"load-{model.name}-{found.version}")

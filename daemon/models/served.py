@@ -206,11 +206,14 @@ class ServedVersion:
         forkserver: ForkServer,
         metrics: Metrics,
         hardware: Hardware | None = None,
+        refused_before: str = "",
     ) -> None:
         """Store only; `load` starts it.
 
         Args:
             hardware: devices it may wish for; None for the CPU alone.
+            refused_before: why the last try had failed, which is what is shown until this one has
+                succeeded, or failed for another reason.
         """
         self.model = model
         self.version = found.version
@@ -221,6 +224,7 @@ class ServedVersion:
         self.state = VersionState.LOADING
         self.target: Target | None = None
         self._reason = ""
+        self._refused_before = refused_before
         self._retry_at = math.inf
         self._metrics = metrics
         self._holders = 0
@@ -345,6 +349,8 @@ class ServedVersion:
         down = self.down_reason
         if state is VersionState.READY and down:
             state, reason = VersionState.UNAVAILABLE, down
+        if state is VersionState.LOADING and self._refused_before:
+            state, reason = VersionState.UNAVAILABLE, self._refused_before
         target = self.target
         return VersionStatus(
             version=self.version,
@@ -399,7 +405,10 @@ class ServedVersion:
     def _refuse(self, reason: str) -> None:
         self.state = VersionState.UNAVAILABLE
         self._reason = reason
-        _log.error("model refused model=%s version=%d reason=%s", self.model, self.version, reason)
+        if reason != self._refused_before:
+            _log.error(
+                "model refused model=%s version=%d reason=%s", self.model, self.version, reason
+            )
 
     def _publish(self, report: ModelReport) -> None:
         self._metrics.set_model_info(
