@@ -42,7 +42,7 @@ class Placement:
 
     accelerators: tuple[str, ...] = ("cpu",)
     required: bool = False
-    tolerance: float = 0.02
+    tolerance: float = 0.05
     cpu_model: Path | None = None
 
     @property

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 _AUTOMATIC = 0
 """`LoadSpec.max_batch` that leaves the number of rows to the model's own shapes."""
 
-_TOLERANCE = 0.02
-"""Half precision and 8-bit rounding stay below 1 % of an output's range, wrong answers do not."""
+_TOLERANCE = 0.05
+"""Half precision stays below 1 % of an output's range, 8-bit models that a device reckons in reals
+below 4 % (8 of 255 steps measured); wrong answers are off by tens of percent."""
 
 
 @dataclass(frozen=True, slots=True)
