@@ -305,6 +305,8 @@ class PlacedPool:
         )
         if self._home_refusal:
             tryouts.refuse_cpu(self._home_refusal)
+        if self._report is not None:
+            self._report = replace(self._report, digest=digest)  # also while its twin answers
         return tryouts
 
     def _unplaceable(self) -> AcceleratorError:
@@ -373,10 +375,11 @@ class PlacedPool:
     async def _keep(self) -> None:
         """Keep the model where it is best, until this task is cancelled."""
         tryouts, inventory = self._tryouts_made, self._hardware_given.inventory
-        await inventory.refresh()
+        await inventory.refresh(self._placement.accelerators)
         while True:
             self._wake.clear()
             again_s = None
+            begun = time.monotonic()
             try:
                 await self._place()
             except WorkerUnavailable as exc:
@@ -387,7 +390,7 @@ class PlacedPool:
                 again_s = _DEFECT_AGAIN_S
             self._settled.set()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(again_s or tryouts.due_in_s()):
+                async with asyncio.timeout(again_s or tryouts.due_in_s(begun)):
                     await self._wake.wait()
 
     async def _place(self) -> None:

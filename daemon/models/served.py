@@ -278,6 +278,7 @@ class ServedVersion:
             return
         self.target = self._assemble(report, profile)
         self.state = VersionState.READY
+        report = self._pool.report  # it may have moved meanwhile
         self._publish(report)
         for note in (*report.notes, *profile.notes):
             _log.warning(
