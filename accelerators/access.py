@@ -22,9 +22,13 @@ def denied(node: Path, name: str) -> tuple[str, str]:
     if os.access(node, os.R_OK | os.W_OK, effective_ids=True):
         return "", ""
     group = _group_of(node)
-    whose = f", which belongs to the group {group}" if group else ""
-    step = f"give inferd's user the group of {name} (SupplementaryGroups= in inferd.service)"
-    return f"no permission to use {name}{whose}", step
+    if not group:
+        step = f"give inferd's user the group of {name}: SupplementaryGroups= in inferd.service"
+        return f"no permission to use {name}", step
+    return (
+        f"no permission to use {name}, which belongs to the group {group}",
+        f"give inferd's user that group: SupplementaryGroups={group} in inferd.service",
+    )
 
 
 def _group_of(node: Path) -> str:

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from accelerators.errors import WorkerLost
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -72,7 +74,10 @@ class Away:
         reply: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
 
         def send() -> None:
-            self.send(signature, (inputs,), reply)
+            if self.pool.free_slots:
+                self.send(signature, (inputs,), reply)
+            else:  # its process died between two calls, perhaps of another model's
+                reply.set_exception(WorkerLost(self.pool.failure, started=False))
 
         if self.turn.ask():
             send()

@@ -237,11 +237,13 @@ class Coverage:
         operators: of the model's main graph.
         claimed: of these, on the device; the others run on the CPU.
         partitions: pieces of the graph that the device runs one by one.
+        taken: names of the operators on the device, each once, in the order of the alphabet.
     """
 
     operators: int
     claimed: int
     partitions: int
+    taken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ Source: measured on LiteRT 2.3.0.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +26,7 @@ from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 from ai_edge_litert.options import IntelOpenVinoGraphBackend, IntelOpenVinoOptions
 
 from accelerators.base import DataType, LoadSpec
+from accelerators.coverage import each_once
 from accelerators.devicetext import Unproven, errors, stderr_pipe
 from accelerators.interpreter import (
     DeviceFailure,
@@ -33,6 +34,7 @@ from accelerators.interpreter import (
     Interpreter,
     OutOfMemory,
     Port,
+    RuntimeFailure,
     shorten_text,
 )
 from accelerators.probe import prove_rows
@@ -252,9 +254,10 @@ class CompiledRunner:
             raise DeviceFailure(_short(said), text[-10_000:]) from exc
         text = self._stderr.take()
         try:
-            self._coverage = self._target.prove(text, operators)
+            coverage = self._target.prove(text, len(operators))
         except Unproven as exc:
             raise DeviceFailure(str(exc), text[-10_000:]) from exc
+        self._coverage = replace(coverage, taken=each_once(operators))
         self._model = model
 
     def _bind(self, entry: Entry, shapes: tuple[tuple[int, ...], ...]) -> _Binding:
@@ -315,7 +318,7 @@ class CompiledRunner:
                 f"{self._target.name} runs the sizes it was compiled for"
             )
         only_rows = all(shape[:1] == (-1,) and -1 not in shape[1:] for shape in shapes)
-        if only_rows and self._rows_stand_alone(entry.name, outline):
+        if only_rows and self._rows_stand_alone(entry, outline):
             entry.row_by_row = True
             return ""
         return (
@@ -324,22 +327,28 @@ class CompiledRunner:
             "fixed sizes"
         )
 
-    def _rows_stand_alone(self, name: str, outline: Outline) -> bool:
+    def _rows_stand_alone(self, entry: Entry, outline: Outline) -> bool:
         """Whether a row's answer is the same whichever rows come with it, as the CPU has it."""
-        interpreter = Interpreter(self._path, threads=1)
-        entries, _ = interpreter.entries(outline)
-        entry = next(each for each in entries if each.name == name)
-        interpreter.allocate(entry)
-        with Path(self._path).open("rb") as file:
-            session = Session(
-                file,
-                lambda: Interpreter(self._path, threads=1),
-                interpreter,
-                (entry,),
-                stateful=False,
-            )
-            del interpreter  # the session may drop it for another
-            return prove_rows(session, entry, LoadSpec(Path(self._path)), 0.0) > 1
+        try:
+            interpreter = Interpreter(self._path, threads=1)
+            entries, _ = interpreter.entries(outline)
+            same = next(each for each in entries if each.name == entry.name)
+            interpreter.allocate(same)
+            with Path(self._path).open("rb") as file:
+                session = Session(
+                    file,
+                    lambda: Interpreter(self._path, threads=1),
+                    interpreter,
+                    (same,),
+                    stateful=False,
+                )
+                del interpreter  # the session may drop it for another
+                spec = LoadSpec(Path(self._path), max_batch=2)
+                return prove_rows(session, same, spec, warm_s=0.0) > 1
+        except OutOfMemory:
+            raise
+        except RuntimeFailure:  # the CPU lacks an operator: then it can show nothing
+            return False
 
     def end_run(self, what: str, exc: BaseException | None) -> None:
         """Say what went wrong in a step, if anything did; the model is let go then.

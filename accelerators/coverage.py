@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from accelerators.base import Coverage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,13 @@ class Node:
 
     Attributes:
         is_part: it stands for operators that a delegate runs.
+        name: of the operator; "" when it does not matter.
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     is_part: bool = False
+    name: str = ""
 
 
 def measure_coverage(nodes: Sequence[Node]) -> Coverage:
@@ -47,4 +49,10 @@ def measure_coverage(nodes: Sequence[Node]) -> Coverage:
                 continue
             claimed.add(place)
             wanted += [tensor for tensor in operators[place].inputs if tensor not in given]
-    return Coverage(len(operators), len(claimed), len(parts))
+    taken = each_once(operators[place].name for place in claimed)
+    return Coverage(len(operators), len(claimed), len(parts), taken)
+
+
+def each_once(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of operators as `Coverage.taken` has them."""
+    return tuple(sorted({name for name in names if name}))

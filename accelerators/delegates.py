@@ -26,8 +26,9 @@ _WORD_BYTES_MAX = 500
 
 _REPORT = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 
-# Models that share a process share the driver too, and drivers do not expect two at a time here.
-_one_at_a_time = threading.Lock()
+# Models that share a process share the driver too, and drivers expect one at a time here. A thread
+# may come twice: while it makes a delegate, Python may find that another can go.
+_one_at_a_time = threading.RLock()
 
 
 class NotCreated(DeviceFailure):

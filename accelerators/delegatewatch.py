@@ -1,11 +1,11 @@
 """Watch: sees whether a delegate takes a model again when the runtime plans it anew.
 
 For inputs of another shape a runtime takes a model back from its delegate, plans it, and hands it
-over again. When the delegate fails then, or takes nothing this time, LiteRT can go on with the CPU
+over again. When the delegate fails then, or takes nothing this time, it can go on with the CPU
 and say nothing at all: answers would name a device that had no part in them. So the function by
 which a delegate takes a model, the second field of its structure, is called by way of this module.
 Source: TfLiteDelegate and TfLiteContext in tensorflow/lite/core/c/common.h, whose first fields have
-never changed; the silence was measured on LiteRT 2.3.0.
+never changed; the silence was measured on LiteRT 2.3.0 and tflite-runtime 2.14.0.
 """
 
 from __future__ import annotations
@@ -24,8 +24,16 @@ class _Context(ctypes.Structure):
     _fields_ = (("tensors", ctypes.c_size_t), ("get_plan", ctypes.c_void_p))
 
 
+_watching: set[int] = set()
+"""Addresses of our own functions that stand in delegates' structures."""
+
+
 class Watch:
-    """Of one delegate, for its whole life. Not for several threads at a time."""
+    """Of one delegate, for its whole life. Not for several threads at a time.
+
+    A library may give the same delegate to several models. Only the first of these is watched: what
+    is between a delegate and its runtime must go in the order in which it came.
+    """
 
     def __init__(self, address: int) -> None:
         """Begin.
@@ -37,8 +45,11 @@ class Watch:
         self._original = self._structure.prepare
         self._takings = _Takings(self._original)
         self._callback = _PREPARE(self._takings)
-        if self._original:  # else it is of a kind that is asked otherwise
-            self._structure.prepare = ctypes.cast(self._callback, ctypes.c_void_p).value
+        self._own = ctypes.cast(self._callback, ctypes.c_void_p).value or 0
+        self._is_on = self._original is not None and self._original not in _watching
+        if self._is_on:  # without a function, it is of a kind that is asked otherwise
+            _watching.add(self._own)
+            self._structure.prepare = self._own
 
     @property
     def let_go(self) -> bool:
@@ -47,7 +58,10 @@ class Watch:
 
     def end(self) -> None:
         """Leave the delegate as it was."""
-        self._structure.prepare = self._original
+        if self._is_on:
+            self._is_on = False
+            _watching.discard(self._own)
+            self._structure.prepare = self._original
 
 
 class _Takings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import errno
 import faulthandler
 import gc
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _FDS_MAX = 16
 _FD_SIZE = array.array("i").itemsize
+_M_MMAP_THRESHOLD = -3  # of malloc.h
+_LARGE_BLOCK_BYTES = 1 << 20  # below what models take at once, above what is taken in every call
 _WORDS_MAX = 4096  # bytes of a traceback: what the daemon's pipe holds
 
 
@@ -38,6 +41,7 @@ def serve(channel: socket.socket, work: Work) -> int:
     # When it crashes, its last words tell which worker's thread it was: the others' models are not
     # to blame. On a descriptor of its own, as another file may be number 2 while a driver talks.
     faulthandler.enable(os.dup(2), all_threads=False)
+    _give_large_blocks_back()
     host = _Host(channel, work)
     while host.take_in():
         pass
@@ -115,6 +119,16 @@ class _Host:
     def _tell(self, what: int, number: int, status: int) -> None:
         with contextlib.suppress(ConnectionError):  # this process is about to end
             self._channel.send(TOLD.pack(what, number, status))
+
+
+def _give_large_blocks_back() -> None:
+    """Have a model's memory returned when it leaves, though the process lives on.
+
+    The C library keeps large blocks for next time once it has seen one of their size come and go.
+    A threshold that is set stays where it is. Source: mallopt(3).
+    """
+    with contextlib.suppress(AttributeError):  # a C library that does not know it
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 def _live(host: _Host, number: int, fds: list[int]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from accelerators.channel import EXIT_MEMORY, HEADER, MESSAGE_MAX, Kind
+from accelerators.errors import AcceleratorError
 from accelerators.forkserver import ForkFailed
 from accelerators.lastwords import last_words, last_words_pipe, quoted, signal_name
 from accelerators.looking import TEXT_MAX
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 # a cold disk. One that takes longer hangs.
 LOOK_TIMEOUT_S = 20.0
 
+_EXIT_GRACE_S = 1.0  # for a child that has answered to leave by itself
+_KILL_GRACE_S = 5.0  # for the kernel to end a killed one; longer means it hangs in the device
+
+
+class DriverStuck(AcceleratorError):
+    """The process that asked a driver cannot be ended: another one would hang as well."""
+
 
 async def ask_driver(
     device: Device, forkserver: ForkServer, *, timeout_s: float = LOOK_TIMEOUT_S
@@ -30,8 +38,11 @@ async def ask_driver(
     """The device with what only its driver knows, or with why the driver does not say it.
 
     Name, driver, options, problem and next step are taken from the answer; what tells the device
-    from others is not. Raises nothing. Leaves no process; one that the kernel cannot end at once is
-    waited for by nobody.
+    from others is not.
+
+    Raises:
+        DriverStuck: its process hangs in the kernel, and is left there. Everything else that goes
+            wrong is the device's problem.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -48,8 +59,9 @@ async def _ask(device: Device, forkserver: ForkServer) -> Device:
 
     Raises:
         ForkFailed, OSError: no process or descriptor is to be had.
+        DriverStuck: as `ask_driver`.
     """
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stack.enter_context(ours)
         with theirs:
@@ -60,9 +72,11 @@ async def _ask(device: Device, forkserver: ForkServer) -> Device:
                 child = await forkserver.fork([theirs.fileno(), their_stderr])
             finally:
                 os.close(their_stderr)
-        stack.callback(_end, child)
+        stack.push_async_callback(_end, child)
         ours.send(HEADER.pack(Kind.LOOK, 0, 0, 0) + encode_device(device))
         answer = await _receive(ours)
+        if answer:
+            await asyncio.wait([child.exited], timeout=_EXIT_GRACE_S)
         if len(answer) > HEADER.size:
             return _understand(device, answer)
         return _failed(device, _explain(await child.exited, last_words(stderr)))
@@ -83,10 +97,18 @@ async def _receive(channel: socket.socket) -> bytes:
         return b""
 
 
-def _end(child: Child) -> None:
-    """Kill it, if it is still there, and give its descriptor back when it is gone."""
-    child.kill()
+async def _end(child: Child) -> None:
+    """Kill it, if it is still there, and give its descriptor back when it is gone.
+
+    Raises:
+        DriverStuck: it does not go.
+    """
     child.exited.add_done_callback(lambda _: child.close())
+    if not child.exited.done():
+        child.kill()
+        await asyncio.wait([child.exited], timeout=_KILL_GRACE_S)
+    if not child.exited.done():
+        raise DriverStuck(f"process {child.pid} hangs in the kernel and cannot be ended")
 
 
 def _understand(device: Device, answer: bytes) -> Device:

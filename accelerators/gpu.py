@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from accelerators import devicetext
 from accelerators.access import denied
 from accelerators.base import Coverage, Device
+from accelerators.nodes import find_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,9 +32,16 @@ MEMORY_MIB = 512
 drivers of cards take more. Measured 2026-11."""
 
 _LIBRARY = "libLiteRtWebGpuAccelerator.so"
-_MANIFESTS = ("etc/vulkan/icd.d", "usr/local/share/vulkan/icd.d", "usr/share/vulkan/icd.d")
+_MANIFESTS = (
+    "etc/xdg/vulkan/icd.d",
+    "usr/local/etc/vulkan/icd.d",
+    "etc/vulkan/icd.d",
+    "usr/local/share/vulkan/icd.d",
+    "usr/share/vulkan/icd.d",
+)
 _OVERRIDES = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")  # the first that is set counts
-_NODES = ("dev/dri/renderD*", "dev/nvidia[0-9]*", "dev/mali*", "dev/kgsl-3d0")
+_ADDED = "VK_ADD_DRIVER_FILES"
+_NODES = ("dev/dri/renderD*", "dev/nvidiactl", "dev/mali0", "dev/kgsl-3d0")
 _KNOWN_BY_KERNEL = "sys/class/drm/renderD*"
 _ORDER = ("discrete", "integrated", "virtual", "other", "software")  # as the runtime chooses
 
@@ -45,9 +53,11 @@ _INSTALL_DRIVER = (
 
 def find(settings: HardwareSettings) -> tuple[Device, ...]:
     """The GPU, as far as files tell; `look` asks its driver."""
-    nodes = sorted(each for pattern in _NODES for each in settings.root.glob(pattern))
+    nodes = [each for pattern in _NODES for each in find_nodes(settings.root, pattern)]
     named = next((os.environ[name] for name in _OVERRIDES if os.environ.get(name)), "")
-    drivers = _named_drivers(named) if named else _installed_drivers(settings.root)
+    added = "" if named else os.environ.get(_ADDED, "")
+    installed = () if named else _installed_drivers(settings.root)
+    drivers = (*_named_drivers(named or added), *installed)
     problem, next_step = _what_is_missing(settings.root, nodes, drivers, is_named=bool(named))
     what = ", ".join((*drivers, *(node.name for node in nodes)))
     return (Device(ID, ID, driver=what, problem=problem, next_step=next_step),)
@@ -151,13 +161,14 @@ class _Gpu:
 
 def _named_drivers(named: str) -> tuple[str, ...]:
     """The manifests an operator has named that are there."""
-    return tuple(Path(each).stem for each in named.split(os.pathsep) if os.access(each, os.R_OK))
+    paths = filter(None, named.split(os.pathsep))
+    return tuple(Path(each).stem for each in paths if os.access(each, os.R_OK))
 
 
 def _installed_drivers(root: Path) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys(
-            path.stem for folder in _MANIFESTS for path in sorted((root / folder).glob("*.json"))
+            path.stem for folder in _MANIFESTS for path in find_nodes(root, f"{folder}/*.json")
         )
     )
 
@@ -175,7 +186,7 @@ def _what_is_missing(
         names = " and ".join(_OVERRIDES)
         return "no driver that the environment names is there", f"correct {names}"
     nodes = list(nodes)
-    if not nodes and not is_named and any(root.glob(_KNOWN_BY_KERNEL)):
+    if not nodes and not is_named and find_nodes(root, _KNOWN_BY_KERNEL):
         return (
             "the kernel has a GPU, and this service is not let in to it",
             "install the drop-in gpu.conf of the package's examples (docs/install.md)",

@@ -236,6 +236,8 @@ class _Host:
 
     async def stop(self) -> None:
         """End the process and wait for it; whoever still lives there ends too."""
+        if self.gone.done():
+            return
         self._hang_up()
         self.process.kill()
         await asyncio.wait([self.gone], timeout=_KILL_GRACE_S)

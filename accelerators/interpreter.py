@@ -149,9 +149,9 @@ class Interpreter:
         return self._coverage
 
     @property
-    def operators(self) -> int:
-        """How many the main graph has; after a delegate took some, fewer."""
-        return int(self._core.NumNodes())
+    def operators(self) -> tuple[str, ...]:
+        """Names of those in the main graph, one by one."""
+        return tuple(str(self._core.NodeName(number)) for number in range(self._core.NumNodes()))
 
     @property
     def complaints(self) -> int:
@@ -257,8 +257,8 @@ class Interpreter:
     def _node(self, number: int) -> Node:
         core = self._core
         inputs, outputs = core.NodeInputs(number), core.NodeOutputs(number)
-        is_part = core.NodeName(number) == _DELEGATED
-        return Node(tuple(map(int, inputs)), tuple(map(int, outputs)), is_part)
+        name = str(core.NodeName(number))
+        return Node(tuple(map(int, inputs)), tuple(map(int, outputs)), name == _DELEGATED, name)
 
     def _read(self, entry: Entry, port: Port) -> Array:
         core = self._core

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from accelerators.base import CPU, Device
-from accelerators.driverlook import ask_driver
+from accelerators.driverlook import DriverStuck, ask_driver
 from accelerators.registry import KINDS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _PATIENCE_S = 5.0
 
 # A driver that named a problem is asked again after so long, then after twice as long, and so on:
 # somebody may have mended what `find` does not see, such as a library.
-_AGAIN_S = 30.0
+_AGAIN_S = 10.0
 _AGAIN_MOST_S = 600.0
 
 _DEVICES_MAX = 64  # of one kind; more are not listed
@@ -51,6 +51,8 @@ _STILL = frozenset({"cpu"})  # kinds whose devices neither come nor go
 _NOT_LOOKED_AT = "its driver was not asked yet, as nobody wishes for it"
 _BEING_LOOKED_AT = "it is being looked at"
 _GONE = "it was here and is gone"
+_RESTART = "disconnect the device, or restart the machine"
+_REPORT = "report this to inferd's makers, with the log"
 
 
 @dataclass(eq=False, slots=True)
@@ -61,13 +63,13 @@ class _Look:
         found: the device as the kernel told of it.
         shown: as it is to be listed.
         again_s: how long to wait the next time.
-        again_at: when to ask again (monotonic); infinity for never.
+        again_at: when to ask (monotonic); infinity for never again.
     """
 
     found: Device
     shown: Device
     again_s: float
-    again_at: float = float("inf")
+    again_at: float = 0.0
     task: asyncio.Task[None] | None = None
 
 
@@ -260,23 +262,31 @@ class DeviceInventory:
                 known.found = found
                 known.shown = found if known.shown.up else _pending(found)
                 known.again_s = _AGAIN_S
-                if known.task is not None:
-                    known.task.cancel()
-            elif known.task is not None or time.monotonic() < known.again_at:
-                continue
-            known.task = asyncio.create_task(self._ask(known), name=f"device-look-{found.id}")
+                known.again_at = 0.0
+            if known.task is None and time.monotonic() >= known.again_at:
+                known.task = asyncio.create_task(self._ask(known), name=f"device-look-{found.id}")
 
     async def _ask(self, look: _Look) -> None:
-        found = look.found
-        look.again_at = float("inf")
-        looked = await ask_driver(found, self._forkserver)
-        if look.found != found or self._looks.get(found.id) is not look:
-            return
+        """Ask a driver, and once more when the kernel says something else by then.
+
+        It is not cut short for that: who kills a driver at work may leave its device stuck.
+        """
+        asked: Device | None = None
+        again = True
+        while again and asked != look.found:
+            asked = look.found
+            try:
+                looked = await ask_driver(asked, self._forkserver)
+            except DriverStuck as exc:
+                again = False  # not while it hangs there: they would pile up
+                looked = replace(asked, problem=f"its driver hangs: {exc}", next_step=_RESTART)
+            except Exception as exc:  # noqa: BLE001 (a defect here is no defect of the device's)
+                _log.exception("device cannot be looked at device=%s", asked.id)
+                looked = replace(asked, problem=f"looking at it failed: {exc}", next_step=_REPORT)
         look.task = None
         look.shown = looked
-        if looked.up:
-            look.again_s = _AGAIN_S
-        else:
+        look.again_at = float("inf")
+        if not looked.up and again:
             look.again_at = time.monotonic() + look.again_s
             look.again_s = min(_AGAIN_MOST_S, look.again_s * 2)
         self._publish()
@@ -398,7 +408,7 @@ def _find_kind(kind: str, settings: HardwareSettings) -> tuple[Device, ...]:
     except Exception as exc:  # noqa: BLE001 (one kind's defect is not the others')
         _log.debug("looking for devices failed kind=%s", kind, exc_info=True)
         problem = f"looking for it failed: {type(exc).__name__}: {exc}"
-        return (Device(kind, kind, problem=problem, next_step="report this to inferd's makers"),)
+        return (Device(kind, kind, problem=problem, next_step=_REPORT),)
 
 
 def _kinds_of(wishes: Collection[str] | None) -> frozenset[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from accelerators import devicetext
 from accelerators.access import denied
 from accelerators.base import Coverage, Device
+from accelerators.nodes import find_nodes
 
 if TYPE_CHECKING:
     from accelerators.outline import Outline
@@ -44,7 +45,7 @@ def find(settings: HardwareSettings) -> tuple[Device, ...]:
     """The NPU, as far as files tell; `look` asks OpenVINO."""
     wanted = settings.openvino_device
     problem, next_step = _what_is_missing()
-    nodes = sorted(settings.root.glob(_NODES[wanted])) if wanted in _NODES else []
+    nodes = find_nodes(settings.root, _NODES[wanted]) if wanted in _NODES else []
     if not problem and wanted in _NODES:
         problem, next_step = _what_bars(settings.root, wanted, nodes)
     what = ", ".join(("openvino", *(node.name for node in nodes)))
@@ -168,7 +169,7 @@ def _what_is_missing() -> tuple[str, str]:
 
 def _what_bars(root: Path, wanted: str, nodes: list[Path]) -> tuple[str, str]:
     """Why the device cannot be opened, and what to do about it; empty when it may be asked."""
-    if not nodes and any(root.glob(_KNOWN_BY_KERNEL[wanted])):
+    if not nodes and find_nodes(root, _KNOWN_BY_KERNEL[wanted]):
         return (
             f"the kernel has the {wanted.upper()}, and this service is not let in to it",
             "install the drop-in gpu.conf of the package's examples (docs/install.md)",

@@ -59,7 +59,6 @@ class Runtime:
     Attributes:
         name, version: "litert", "2.3.0".
         interpreter: its class Interpreter.
-        load_delegate: its function of this name.
         faults: why better ones, which are installed, are not used; one sentence each.
         absent: better ones that are not installed, by distribution.
     """
@@ -67,7 +66,6 @@ class Runtime:
     name: str
     version: str
     interpreter: Any
-    load_delegate: Any
     faults: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
 
@@ -118,7 +116,7 @@ def choose(candidates: Iterable[Candidate]) -> Runtime:
             package = importlib.import_module(candidate.package)
             version = str(getattr(package, "__version__", ""))
             module = importlib.import_module(f"{candidate.package}.interpreter")
-            interpreter, load_delegate = module.Interpreter, module.load_delegate
+            interpreter = module.Interpreter
             _test(interpreter)
         except MemoryError:
             raise
@@ -127,7 +125,7 @@ def choose(candidates: Iterable[Candidate]) -> Runtime:
             faults.append(f"{what} does not work: {_explain(exc)}")
             continue
         better = (tuple(faults), tuple(absent))
-        return Runtime(candidate.name, version or "0", interpreter, load_delegate, *better)
+        return Runtime(candidate.name, version or "0", interpreter, *better)
     reasons = [*faults, *(f"{name} is not installed" for name in absent)]
     raise NoRuntime(f"no TFLite runtime can be used: {'; '.join(reasons)}")
 

@@ -109,10 +109,15 @@ class Tryouts:
         for device_id in device_ids & self._due.keys():
             self._due[device_id] = min(self._due[device_id], soon)
 
-    def due_in_s(self) -> float | None:
-        """Seconds until something is to be tried again; None when nothing is."""
-        now = time.monotonic()
-        return min((at - now for at in self._due.values() if at > now), default=None)
+    def due_in_s(self, since: float) -> float | None:
+        """Seconds until something is to be tried again; None when nothing is.
+
+        Args:
+            since: when `examine` was begun last, monotonic seconds: what has become due meanwhile
+                was not examined, and is due at once.
+        """
+        first = min((at for at in self._due.values() if at > since), default=None)
+        return None if first is None else max(0.0, first - time.monotonic())
 
     async def examine(self, serving: str, candidates: dict[str, Away]) -> None:
         """Examine what is due.

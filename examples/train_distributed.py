@@ -123,6 +123,18 @@ def work(arguments: argparse.Namespace) -> None:
         test_pictures, test_classes = read_set(arguments.data, "t10k")
         found = model(to_real(test_pictures)).numpy().argmax(axis=1)
         print(f"{(found == test_classes).mean():.4f} of the test pictures are right")
+    meet(strategy)
+
+
+def meet(strategy: tf.distribute.Strategy) -> None:
+    """Wait until all workers are here: one that leaves early is taken for crashed by the others."""
+
+    @tf.function
+    def count() -> tf.Tensor:
+        ones = strategy.run(lambda: tf.constant(1.0))
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None)
+
+    count()
 
 
 def train(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import shutil
+import subprocess
 import sys
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 
@@ -64,3 +67,29 @@ def test_python_daemon_is_not_installed_beside_us():
     """It would own the import name `daemon`."""
     with pytest.raises(metadata.PackageNotFoundError):
         metadata.distribution("python-daemon")
+
+
+def test_git_ignores_nothing_of_ours():
+    """A folder with the name of an output, as `build`, would be in no commit and in no wheel."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    tests = sorted((REPOSITORY / "tests").rglob("*.py"))
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"],
+        input="\n".join(map(relative, [*MODULES, *tests])),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ignored.returncode not in (0, 1):
+        pytest.skip(f"needs a clone: {ignored.stderr}")
+
+    assert ignored.stdout == ""
+
+
+def test_pytest_passes_over_no_folder_of_tests(pytestconfig):
+    folders = {path.name for path in (REPOSITORY / "tests").rglob("*") if path.is_dir()}
+    patterns = pytestconfig.getini("norecursedirs")
+
+    assert [name for name in folders for each in patterns if fnmatch(name, each)] == []

@@ -80,6 +80,12 @@ def test_both_workers_have_one_network(trained):
     assert first == second
 
 
+def test_no_worker_is_taken_for_crashed(trained):
+    out, _ = trained
+
+    assert not any("crashed" in log.read_text() for log in out.glob("worker-*.log"))
+
+
 def test_it_learned(trained):
     _, printed = trained
     share = re.search(r"^([\d.]+) of the test pictures are right$", printed, re.MULTILINE)

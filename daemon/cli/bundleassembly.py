@@ -106,12 +106,12 @@ def make_folder(
         OSError: the disk refused.
     """
     with ExitStack() as stack:
-        evaluator = stack.enter_context(evaluating(config))
         converter = None
         if wish.kind.needs_tensorflow:
             work = scratch / "converter"
             work.mkdir()
             converter = stack.enter_context(converting(work, wish.limits))
+        evaluator = stack.enter_context(evaluating(config))
         tables = edit(wish.tables, {"model": {"name": name, "version": version}})
         labels = wish.label_lines or _listed(tables)
         return _Assembly(wish, scratch, evaluator, converter, say, tables, labels).make()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daemon.build.errors import CannotBuild, ConversionFailed
-from daemon.build.sources import EXPECTED, recognise
+from daemon.build.sources import EXPECTED, SourceKind, check_operators, recognise
 from daemon.cli.bundle import refusing, sha256_of, summary
 from daemon.cli.bundleassembly import make_folder
 from daemon.cli.bundletable import describe_trial
@@ -63,11 +63,14 @@ def build(arguments: argparse.Namespace) -> ExitCode:
     if not source.exists():
         raise UsageError(f"argument SOURCE: no such file or folder: {source}")
     with _building(source):
-        wish = read_wish(arguments, recognise(source))
+        kind = recognise(source)
+        wish = read_wish(arguments, kind)
+        if kind is SourceKind.TFLITE:
+            check_operators(source)
         if wish is None:
             return _bundle(arguments, source, *_look(source))
         _check_out(arguments.out, source if source.is_dir() else None)
-        name, version = _identity(arguments, parse_model_file(wish.tables).model, source.stem)
+        name, version = _identity(arguments, parse_model_file(wish.tables).model)
         with scratch_folder() as scratch:
             made = make_folder(
                 wish, name, version, scratch=scratch, config=_config(scratch), say=_say
@@ -110,10 +113,18 @@ def _printable(text: str) -> str:
     return "\n  ".join(printable(line) for line in text.strip().splitlines())
 
 
-def _identity(arguments: argparse.Namespace, said: ModelTable, stem: str) -> tuple[str, int]:
-    """The name and version that a model will have."""
-    name = _agreed("--name", arguments.name, said.name) or stem
-    return _check_name(name), _agreed("--model-version", arguments.model_version, said.version) or 1
+def _identity(arguments: argparse.Namespace, said: ModelTable) -> tuple[str, int]:
+    """The name and version that a model will have: by options or tables, else by where it lies.
+
+    A SavedModel in TF Serving's tree, NAME/VERSION, is called as the daemon would call it.
+    """
+    path = Path(os.path.abspath(arguments.source))  # noqa: PTH100 (as above)
+    name, version = path.stem, 1
+    if path.is_dir() and path.name.isdecimal():
+        name, version = path.parent.name, int(path.name) or 1
+    name = _agreed("--name", arguments.name, said.name) or name
+    version = _agreed("--model-version", arguments.model_version, said.version) or version
+    return _check_name(name), version
 
 
 def _config(scratch: Path) -> Config:

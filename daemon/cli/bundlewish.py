@@ -77,7 +77,10 @@ def read_wish(arguments: argparse.Namespace, kind: SourceKind) -> Wish | None:
         UsageError: options contradict each other or the source.
         CommandError: a file that an option names cannot be used.
     """
-    given = [name for name in _OPTIONS if getattr(arguments, name) not in (None, False)]
+    # 0 is a number that was given, though it equals False.
+    given = [
+        name for name in _OPTIONS if not any(getattr(arguments, name) is no for no in (None, False))
+    ]
     if kind is SourceKind.FOLDER and given:
         raise UsageError(
             f"argument {_OPTIONS[given[0]]}: a model's folder is bundled as it is; its model.toml "

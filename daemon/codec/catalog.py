@@ -89,6 +89,7 @@ def _describe_trial(trial: Trial) -> dict[str, object]:
             "operators": coverage.operators,
             "claimed": coverage.claimed,
             "partitions": coverage.partitions,
+            "taken": coverage.taken,
         },
     }
 

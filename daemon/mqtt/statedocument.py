@@ -113,12 +113,13 @@ def _cut(
         del summaries[-max(1, int(len(summaries) * excess)) :]
 
 
-def _device(device: Device, problem_chars: int | None = None) -> dict[str, object]:
+def _device(device: Device, most_chars: int | None = None) -> dict[str, object]:
     return {
         "id": device.id,
         "kind": device.kind,
         "up": device.up,
-        "problem": device.problem if problem_chars is None else device.problem[:problem_chars],
+        "problem": device.problem[:most_chars],
+        "next_step": device.next_step[:most_chars],
     }
 
 

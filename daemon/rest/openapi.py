@@ -484,7 +484,8 @@ def _state_schemas() -> Document:
         {"quantization": _object({"scale": _NUMBER, "zero_point": {"type": "integer"}})},
     )
     tensors = _list(_ref("Tensor"))
-    coverage = _object({"operators": _COUNT, "claimed": _COUNT, "partitions": _COUNT})
+    counts = {"operators": _COUNT, "claimed": _COUNT, "partitions": _COUNT}
+    coverage = _object({**counts, "taken": _list(_STRING)})
     trial = _object(
         {
             "device": _STRING,

@@ -32,7 +32,7 @@ def test_node_that_may_be_read_only(node):
         problem, next_step = denied(node, "/dev/dsp0")
 
     assert problem.startswith("no permission to use /dev/dsp0, which belongs to the group ")
-    assert next_step.startswith("give inferd's user the group of /dev/dsp0")
+    assert next_step.startswith("give inferd's user that group: SupplementaryGroups=")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -41,6 +41,7 @@ def test_group_that_is_hidden_is_not_named(node):
     os.chown(node, 0, 65534)
 
     with as_nobody():
-        problem, _ = denied(node, "/dev/dsp0")
+        problem, next_step = denied(node, "/dev/dsp0")
 
     assert problem == "no permission to use /dev/dsp0"
+    assert next_step.startswith("give inferd's user the group of /dev/dsp0: ")

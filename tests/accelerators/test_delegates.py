@@ -10,11 +10,34 @@ import sys
 import numpy as np
 import pytest
 from support import tflite_builder as models
+from support.tflite_runtime import ROOT, armv7_requirements, python_with
 
 from accelerators.base import Coverage
 from accelerators.delegates import Delegate, NotCreated
+from accelerators.delegatewatch import Watch
 from accelerators.interpreter import DeviceFailure, Entry, Interpreter
 from accelerators.outline import read_outline
+
+IN_TFLITE_RUNTIME = """
+import sys
+from pathlib import Path
+from accelerators.delegates import Delegate
+from accelerators.interpreter import Interpreter
+from accelerators.outline import read_outline
+from accelerators.runtime import runtime
+
+path, library, node = sys.argv[1:]
+print(runtime())
+runner = Interpreter(path, threads=1, delegate=Delegate(library, (("node", node),)))
+print(runner.coverage)
+(entry,), _ = runner.entries(read_outline(memoryview(Path(path).read_bytes())))
+runner.allocate(entry)
+Path(node).unlink()
+try:
+    runner.resize(entry, ((3, 8),))
+except Exception as exc:
+    print(type(exc).__name__, exc)
+"""
 
 
 def opened(standin, path, **options) -> tuple[Interpreter, Entry]:
@@ -73,7 +96,28 @@ def test_device_works_at_every_shape(standin, path, tmp_path):
 def test_coverage_is_the_devices_own_and_not_the_runtimes(standin, path):
     runner, _ = opened(standin, path, claim="softmax")
 
-    assert runner.coverage == Coverage(operators=3, claimed=1, partitions=1)
+    assert runner.coverage == Coverage(3, 1, 1, ("SOFTMAX",))
+
+
+@pytest.mark.timeout(300)  # the environment may have to be made
+def test_tflite_runtime_is_watched_as_well(standin, path, tmp_path):
+    node = tmp_path / "dsp0"
+    node.touch()
+
+    done = subprocess.run(
+        [python_with(*armv7_requirements()), "-c", IN_TFLITE_RUNTIME, path, standin.library, node],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.stdout.splitlines() == [
+        "tflite 2.14.0",
+        "Coverage(operators=3, claimed=3, partitions=1, taken=('FULLY_CONNECTED', 'SOFTMAX'))",
+        "DeviceFailure the device does not take the model with inputs of this shape",
+    ], done.stderr
 
 
 def test_graphs_of_several_signatures_are_watched_one_by_one(standin, save):
@@ -114,6 +158,20 @@ def test_no_cycle_keeps_the_device_open(standin, tmp_path):
         gc.enable()
 
     assert users == 0
+
+
+def test_delegate_that_two_models_share_is_left_as_it_was(standin):
+    delegate = Delegate(str(standin.library), ())
+    words = (ctypes.c_void_p * 2).from_address(delegate.address)
+    delegate._watch.end()
+    original = words[1]
+
+    first, second = Watch(delegate.address), Watch(delegate.address)
+    assert words[1] != original
+    first.end()
+    second.end()
+
+    assert words[1] == original
 
 
 def test_what_a_library_says_is_kept_short_and_printable(standin):

@@ -6,8 +6,11 @@ Through real pools, on a stand-in that takes longer after another model's call.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections import deque
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,9 +18,13 @@ from support import tflite_builder as models
 
 from accelerators.away import Away
 from accelerators.base import LoadSpec
+from accelerators.errors import WorkerLost
 from accelerators.hosts import DeviceHosts
 from accelerators.supervisor import WorkerPool
 from accelerators.turns import HOLD_S, Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WAIT_S = 60.0
 X = np.ones((1, 4), np.float32)
@@ -27,13 +34,14 @@ class Tenant:
     """A model on the device with a queue of calls in front, as the daemon has."""
 
     def __init__(self, spec: LoadSpec, hosts: DeviceHosts, turns: Turns) -> None:
-        self.away = Away(spec.device, turns, self.pump)
+        self.away = Away(spec.device, turns, lambda _: self.pump())
         self.away.pool = WorkerPool(
             spec,
             hosts.of(spec.device),
             on_capacity=self.away.on_pool_capacity,
-            on_event=lambda _: None,
+            on_event=lambda _: self.on_loss(),
         )
+        self.on_loss: Callable[[], object] = lambda: None
         self._queue: deque[asyncio.Future] = deque()
 
     def want(self, calls: int) -> list[asyncio.Future]:
@@ -113,3 +121,21 @@ async def test_model_whose_neighbour_leaves_in_the_middle_goes_on(share):
     for reply in lost:
         reply.cancel()
     await asyncio.gather(*lost, return_exceptions=True)
+
+
+async def test_call_that_comes_between_two_lives_of_its_process_is_lost(share):
+    one, _ = await share()
+    replies: list[asyncio.Future] = []
+    lost = asyncio.Event()
+
+    def call() -> None:
+        replies.append(one.away.call("serving_default", {"x": X}))
+        lost.set()
+
+    one.on_loss = call
+    os.kill(one.away.pool.pids[0], signal.SIGKILL)
+    await asyncio.wait_for(lost.wait(), WAIT_S)
+
+    with pytest.raises(WorkerLost) as error:
+        await replies[0]
+    assert not error.value.started

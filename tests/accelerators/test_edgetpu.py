@@ -50,7 +50,7 @@ async def test_compiled_model_runs_on_the_stick(coral, open_pool):
     bench = await open_pool(COMPILED, device=edgetpu.look(only(coral)))
 
     assert bench.pool.report.device == "edgetpu:usb-1-1.4"
-    assert bench.pool.report.coverage == Coverage(operators=1, claimed=1, partitions=1)
+    assert bench.pool.report.coverage == Coverage(1, 1, 1, ("edgetpu-custom-op",))
     assert (await bench.call(x=X))["y"].tolist() == [[0, 2, 4, 6]]
 
 

@@ -62,12 +62,23 @@ async def test_model_runs_on_the_device_and_says_so(open_pool, standin, tmp_path
     )
 
 
+async def test_device_is_closed_in_an_orderly_way(open_pool, standin, tmp_path):
+    closed = tmp_path / "closed"
+    device = standin.device(closed=closed)
+    bench = await open_pool(models.mlp(batch=1), device=device, instances=2)
+    assert not closed.exists()
+
+    await bench.pool.stop()
+
+    assert closed.stat().st_size == 2
+
+
 async def test_report_names_the_device_and_what_it_took(open_pool, standin):
     bench = await open_pool(models.mlp(), device=standin.device("dsp", claim="fc"))
     report = bench.pool.report
 
     assert (report.device, report.degraded) == ("external:dsp", False)
-    assert report.coverage == Coverage(operators=3, claimed=2, partitions=1)
+    assert report.coverage == Coverage(3, 2, 1, ("FULLY_CONNECTED",))
 
 
 async def test_device_takes_other_numbers_of_rows_too(open_pool, standin):
@@ -93,7 +104,7 @@ async def test_pictures_of_a_real_model(open_pool, standin, shared_models):
     bench = await open_pool(path, device=standin.device())
     answer = await bench.call(**{name: picture})
 
-    assert bench.pool.report.coverage == Coverage(operators=31, claimed=16, partitions=16)
+    assert bench.pool.report.coverage == Coverage(31, 16, 16, ("CONV_2D", "SOFTMAX"))
     for output, array in expected.items():
         np.testing.assert_allclose(answer[output], array, atol=1e-5)
 

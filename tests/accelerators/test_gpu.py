@@ -15,7 +15,7 @@ from support import tflite_builder as build
 from support.accelerated import GPU, REAL_GPU, gpu_environment, in_child, largest_difference
 
 from accelerators import gpu
-from accelerators.base import Coverage, Device, Isolation
+from accelerators.base import Device, Isolation
 from accelerators.driverlook import ask_driver
 from accelerators.errors import InvokeFailed, LoadStage, ModelRefused, WorkerLost
 from accelerators.registry import HardwareSettings
@@ -43,7 +43,9 @@ async def test_pictures_get_the_cpus_answers(open_pool, shared_models):
     pictures = sorted((shared_models / "golden").glob("mnv2_quant-*.input.npy"))
 
     assert on_gpu.pool.report.device == "gpu"
-    assert on_gpu.pool.report.coverage == Coverage(operators=66, claimed=66, partitions=1)
+    coverage = on_gpu.pool.report.coverage
+    assert (coverage.operators, coverage.claimed, coverage.partitions) == (66, 66, 1)
+    assert {"ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "SOFTMAX"} <= set(coverage.taken)
     assert pictures
     for picture in pictures:
         inputs = {"input": np.load(picture)}
@@ -121,6 +123,16 @@ async def test_two_models_in_two_workers_at_once(open_pool, tmp_path):
             np.testing.assert_array_equal((await bench.call(x=x))["y"], factor * x)
 
     await asyncio.gather(ask(two, 2), ask(five, 5))
+
+
+@pytest.mark.parametrize("model", [build.anchors(), build.softmax_over_all()], ids=["loud", "mute"])
+async def test_rows_that_a_model_was_not_made_for_are_found_out_and_do_no_harm(open_pool, model):
+    bench, on_cpu = await open_pool(model, device=GPU, max_batch=4), await open_pool(model)
+    x = np.random.default_rng(3).normal(size=(1, 8)).astype(np.float32)
+
+    assert bench.pool.report.max_batch == 1
+    for _ in range(3):
+        assert largest_difference(await bench.call(x=x), await on_cpu.call(x=x)) < 1e-5
 
 
 # What it does not take.
@@ -277,11 +289,17 @@ def test_drivers_that_the_environment_names_count_when_they_are_there(monkeypatc
     (found,) = gpu.find(HardwareSettings())
     assert found.problem == "no driver that the environment names is there"
 
-    empty = tmp_path / "empty.json"
-    empty.write_text("{}")
-    monkeypatch.setenv("VK_DRIVER_FILES", str(empty))
-    (found,) = gpu.find(HardwareSettings())
-    assert found.up
+    there = _written(tmp_path / "there.json", b"{}")
+    monkeypatch.setenv("VK_DRIVER_FILES", f"{nowhere}:{there}")
+    (found,) = gpu.find(HardwareSettings(root=tmp_path))
+    assert (found.problem, found.driver) == ("", "there")
+
+    _written(tmp_path / "etc/vulkan/icd.d/installed.json", b"{}")
+    monkeypatch.delenv("VK_DRIVER_FILES")
+    monkeypatch.delenv("VK_ICD_FILENAMES", raising=False)
+    monkeypatch.setenv("VK_ADD_DRIVER_FILES", str(there))
+    (found,) = gpu.find(HardwareSettings(root=tmp_path))
+    assert (found.problem, found.driver) == ("", "there, installed")
 
 
 def test_without_a_gpu_the_kind_and_the_worker_say_so(tmp_path):

@@ -32,12 +32,14 @@ from accelerators.supervisor import WorkerEvent, WorkerPool
 
 WAIT_S = 30.0
 X = np.ones((1, 4), np.float32)
+LARGE_ELEMENTS = 3_000_000  # float32: such a model takes some 24 MB
 
 
 class Member:
     """A pool of one model on the device, and what it told."""
 
     def __init__(self, spec: LoadSpec, hosts: DeviceHosts) -> None:
+        self.path = spec.path
         self.events: list[WorkerEvent] = []
         self.pool = WorkerPool(
             spec,
@@ -178,6 +180,18 @@ async def test_next_version_takes_over_while_the_last_one_still_serves(join):
     assert new.events == []
 
 
+async def test_worn_worker_is_replaced_without_the_device_being_given_up(join, wait_until):
+    member = await join(recycle_after_calls=3)
+    pid = member.pid
+
+    for _ in range(3):
+        await member.ask()
+    await wait_until(lambda: bool(member.events))
+
+    assert member.events[0].reason is DeathReason.RECYCLE
+    assert (await member.ask(), member.pid) == ([2.0] * 4, pid)
+
+
 async def test_instances_of_a_model_share_the_device_too(join):
     member = await join(instances=3)
 
@@ -246,8 +260,7 @@ async def test_model_that_loads_while_another_crashes_is_not_refused(
     hangs.touch()
     innocent = prepare(options={"fail": "hang-prepare", "when": hangs})
     starting = asyncio.create_task(innocent.pool.start())
-    threads = psutil.Process(bad.pid).num_threads()
-    await wait_until(lambda: psutil.Process(bad.pid).num_threads() > threads)
+    await wait_until(lambda: has_open(bad.pid, innocent.path))
 
     crashes.touch()
     with pytest.raises(WorkerLost):
@@ -355,6 +368,19 @@ async def test_nothing_is_left_in_the_process_of_models_that_came_and_went(join,
     assert (stays.pid, stays.events) == (process.pid, [])
 
 
+async def test_memory_of_models_that_came_and_went_is_given_back(join):
+    stays = await join()
+    process = psutil.Process(stays.pid)
+    before = process.memory_full_info().uss
+
+    for _ in range(6):
+        passing = await join(models.scale(width=LARGE_ELEMENTS, batch=1), memory_mib=256)
+        await passing.ask(np.ones((1, LARGE_ELEMENTS), np.float32))
+        await passing.pool.stop()
+
+    assert process.memory_full_info().uss < before + LARGE_ELEMENTS * 4
+
+
 async def test_model_that_is_stopped_during_a_call_lets_it_end_and_disturbs_nobody(join, tmp_path):
     calls = tmp_path / "calls"
     slow = await join(options={"delay_us": 300_000, "calls": calls})
@@ -411,7 +437,7 @@ async def test_model_whose_start_is_cancelled_disturbs_nobody(
     hangs.touch()
     given_up = prepare(options={"fail": "hang-prepare", "when": hangs})
     starting = asyncio.create_task(given_up.pool.start())
-    await wait_until(lambda: psutil.Process(good.pid).num_threads() > threads)
+    await wait_until(lambda: has_open(good.pid, given_up.path))
 
     starting.cancel()
     hangs.unlink()
@@ -496,6 +522,11 @@ def descriptor_of(pid: int) -> int:
         if info.exists() and f"Pid:\t{pid}\n" in info.read_text():
             return int(info.name)
     raise LookupError(pid)
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process reads that file."""
+    return str(path) in {file.path for file in psutil.Process(pid).open_files()}
 
 
 def descriptors_of(pid: int) -> list[int]:

@@ -21,9 +21,10 @@ import pytest
 from support.coral import Coral
 from support.standin import NO_COMPILER
 
+from accelerators import driverlook
 from accelerators import inventory as inventories
 from accelerators.base import CPU, Device
-from accelerators.driverlook import ask_driver
+from accelerators.driverlook import DriverStuck, ask_driver
 from accelerators.forkserver import ForkServer
 from accelerators.inventory import DeviceInventory
 from accelerators.registry import KINDS, External, HardwareSettings
@@ -237,6 +238,24 @@ async def test_a_driver_that_hangs_is_ended_and_said_to(build, forkserver, wait_
     assert "hangs: no answer within 1 s" in asked.problem
     assert "hanging.so" in asked.next_step
     await wait_until(lambda: psutil.Process(forkserver.pid).children() == [])
+
+
+async def test_a_process_that_cannot_be_ended_is_told_and_not_followed_by_more(
+    build, forkserver, wait_until, monkeypatch
+):
+    monkeypatch.setattr(driverlook, "_KILL_GRACE_S", 0.1)
+    library = build("stuck", "for (;;) pause();")
+    device = Device("external:dsp", "external", library=library)
+    server = psutil.Process(forkserver.pid)
+    asking = asyncio.create_task(ask_driver(device, forkserver, timeout_s=3.0))
+    await wait_until(lambda: any(each.name() == "inferd-look" for each in server.children()))
+    server.suspend()  # nobody tells of the child's end, as if the kernel held it
+
+    with pytest.raises(DriverStuck, match="hangs in the kernel"):
+        await asking
+
+    server.resume()
+    await wait_until(lambda: server.children() == [])
 
 
 async def test_a_driver_that_hangs_holds_up_nobody_else(build, wait_until):

@@ -97,6 +97,14 @@ def test_turns_go_round_in_the_order_of_asking():
     assert order == ["b", "c", "a"]
 
 
+def test_nobody_overtakes_those_who_wait():
+    line = line_with("a", "b")
+    line.done("a", 0.0)
+
+    assert not line.ask("c", 1.0)
+    assert line.advance(1.0) == "b"
+
+
 def test_user_that_sends_nothing_in_its_turn_is_passed_over_at_once():
     line = line_with("a", "b", "c")
     line.leave("a")
@@ -340,10 +348,11 @@ async def test_who_waits_is_told_when_the_other_leaves_in_the_middle_of_a_call(w
     other.pump()
 
     one.turn.leave()
-    one.turn.leave()
-    one.turn.done()
     await wait_until(lambda: other.sent == 1)
 
+    one.turn.done()
+    one.turn.leave()
+    assert other.turn.ask()
     other.turn.leave()
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +19,9 @@ import requests
 from support.accelerated import gpu_environment, need_openvino
 from support.daemon import daemon_process, free_port, wait_settled
 from support.eventually import eventually_true
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 EXPECTED = SHARED / "expected.json"
@@ -50,13 +56,9 @@ def make_folder(root: Path, model: str, wish: str) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=SERVED)
-def wish(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def url(wish, request, tmp_path_factory):
+@contextmanager
+def serving(wish: str, root: Path, standin: Callable[[], Path]) -> Iterator[str]:
+    """A daemon with the wish's models, all of them tried on the device; or a skip."""
     accelerators: dict[str, object] = {"openvino_device": "cpu"}
     with pytest.MonkeyPatch.context() as patch:
         if wish == "gpu":
@@ -65,9 +67,7 @@ def url(wish, request, tmp_path_factory):
         elif wish == "npu":
             need_openvino()
         else:
-            library = request.getfixturevalue("standin").library
-            accelerators["external"] = [{"name": "standin", "path": str(library)}]
-        root = tmp_path_factory.mktemp("accelerated")
+            accelerators["external"] = [{"name": "standin", "path": str(standin())}]
         folders = [make_folder(root / "models", model, wish) for model in SERVED[wish]]
         tables = {"accelerators": accelerators}
         with daemon_process(folders, root=root, port=free_port(), **tables) as daemon:
@@ -75,6 +75,34 @@ def url(wish, request, tmp_path_factory):
             for model in SERVED[wish]:
                 eventually_true(lambda m=model: is_tried(daemon.url, m, wish), TRIAL_S)
             yield daemon.url
+
+
+@pytest.fixture(scope="module")
+def daemons(request, tmp_path_factory):
+    """The address of the wish's daemon, which is started when it is first asked for."""
+    urls: dict[str, str] = {}
+    with ExitStack() as stack:
+
+        def url_of(wish: str) -> str:
+            if wish not in urls:
+                root = tmp_path_factory.mktemp("accelerated")
+                library = partial(_library, request)
+                urls[wish] = stack.enter_context(serving(wish, root, library))
+            return urls[wish]
+
+        yield url_of
+
+
+def _library(request) -> Path:
+    return request.getfixturevalue("standin").library
+
+
+@pytest.fixture
+def url(daemons, wish):
+    return daemons(wish)
+
+
+each_wish = pytest.mark.parametrize("wish", SERVED)
 
 
 def each_case(*kinds):
@@ -85,7 +113,7 @@ def each_case(*kinds):
         for case in FACTS["cases"]
         if case["kind"] in kinds and case["model"] in models
     ]
-    return pytest.mark.parametrize(("wish", "case"), pairs, indirect=["wish"])
+    return pytest.mark.parametrize(("wish", "case"), pairs)
 
 
 def is_tried(url: str, model: str, wish: str) -> bool:
@@ -128,6 +156,7 @@ def test_ten_digits_in_one_call(url, wish, case):
     assert np.abs(scores - golden).max() <= TOLERANCE * 255
 
 
+@each_wish
 def test_what_was_measured_is_shown(url, wish):
     model = SERVED[wish][0]
 
@@ -167,6 +196,7 @@ def test_a_device_that_is_wrong_is_found_out_and_not_used(url, wish, case):
         assert answer["requested_device"] == wish
 
 
+@each_wish
 def test_the_device_is_listed_with_its_models(url, wish):
     devices = requests.get(f"{url}/api/devices", timeout=60).json()["devices"]
 
@@ -176,6 +206,7 @@ def test_the_device_is_listed_with_its_models(url, wish):
     assert SERVED[wish][0] in json.dumps(device)
 
 
+@each_wish
 def test_metrics_name_the_device(url, wish):
     text = requests.get(f"{url}/metrics", timeout=60).text
 

@@ -90,7 +90,7 @@ def askers(daemon, broker):
 @pytest.mark.broker
 @pytest.mark.timeout(1800)
 def test_device_that_comes_and_goes_under_load(daemon, node, watcher, request):
-    wait_until_told(watcher, is_here=True)
+    eventually_true(watcher.tells_of_use, SETTLE_S)
     before = possessions(daemon.process.pid)
     askers = request.getfixturevalue("askers")
 
@@ -113,26 +113,26 @@ def test_device_that_comes_and_goes_under_load(daemon, node, watcher, request):
 def play(daemon, node, watcher, seconds) -> int:
     """Pull the device out and put it back, or kill its process; gives how often it was pulled."""
     chance = random.Random(os.urandom(8))
+
+    def wait() -> None:
+        time.sleep(chance.uniform(0, 3))  # as people do: nobody waits for anything here
+
     end = time.monotonic() + seconds
     pulled = 0
     while time.monotonic() < end or not pulled:
         node.pull_out()
         pulled += 1
-        wait_until_told(watcher, is_here=False)
-        time.sleep(chance.uniform(0, 2))  # a life of its own: nobody waits for anything here
+        eventually_true(lambda: watcher.tells(is_here=False), SETTLE_S)
+        wait()
         node.plug_in()
-        wait_until_told(watcher, is_here=True)
-        time.sleep(chance.uniform(0, 2))
-        if pulled % 3 == 0:
+        eventually_true(lambda: watcher.tells(is_here=True), SETTLE_S)
+        wait()
+        if pulled % 4 == 0:
+            eventually_true(watcher.tells_of_use, SETTLE_S)
             kill_device_process(daemon.process.pid)
-            time.sleep(chance.uniform(0, 2))
-            wait_until_told(watcher, is_here=True)
+            wait()
+    eventually_true(watcher.tells_of_use, SETTLE_S)
     return pulled
-
-
-def wait_until_told(watcher, *, is_here) -> None:
-    """In metrics and on MQTT: the device, and what runs the models."""
-    eventually_true(lambda: watcher.both_say(is_here=is_here), SETTLE_S)
 
 
 def assert_ends_well(daemon) -> None:

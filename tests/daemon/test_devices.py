@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import queue
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,6 +20,7 @@ from support.daemon_thread import daemon_in_thread
 from support.inferctl import inferctl
 from support.mosquitto import running_broker
 from support.mqtt_client import TestClient
+from support.standin import NO_COMPILER
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo" / "fashion"
 WAIT_S = 60.0
@@ -162,6 +166,44 @@ def test_answers_fit_their_description(url):
     assert set(expected) == set(device(url))
 
 
+def bad_driver(folder: Path, name: str, when_opened: str) -> dict[str, str]:
+    """A delegate whose library does this as soon as it is opened."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip(NO_COMPILER)
+    path = folder / f"{name}.so"
+    source = (
+        "#include <stdlib.h>\n#include <unistd.h>\n"
+        f"__attribute__((constructor)) static void opened(void) {{ {when_opened} }}\n"
+    )
+    command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", path]
+    subprocess.run(command, input=source.encode(), check=True)
+    return {"name": name, "path": str(path)}
+
+
+def test_drivers_that_crash_and_hang_cost_nothing_but_their_devices(tmp_path):
+    external = [
+        bad_driver(tmp_path, "crashing", "abort();"),
+        bad_driver(tmp_path, "hanging", "for (;;) pause();"),
+    ]
+    with daemon_in_thread([DEMO], accelerators={"external": external}) as daemon:
+        until(
+            lambda: any(
+                "killed by SIGABRT" in each["problem"]
+                for each in get(daemon.url, "/api/devices").json()["devices"]
+            )
+        )
+        devices = {each["id"]: each for each in get(daemon.url, "/api/devices").json()["devices"]}
+        ready = get(daemon.url, "/readyz").status_code
+    left = [child.name() for child in psutil.Process().children(recursive=True)]
+
+    assert "crashing.so" in devices["external:crashing"]["next_step"]
+    assert devices["external:hanging"]["up"] is False
+    assert devices["external:hanging"]["next_step"]
+    assert ready == 200
+    assert "inferd-look" not in left
+
+
 @pytest.mark.broker
 def test_every_change_is_on_mqtt_while_a_model_wishes_for_the_device(standin, tmp_path):
     node = tmp_path / "dsp0"
@@ -180,5 +222,6 @@ def test_every_change_is_on_mqtt_while_a_model_wishes_for_the_device(standin, tm
         client.close()
 
     assert str(node) in away["problem"]
-    assert here == {"id": ID, "kind": "external", "up": True, "problem": ""}
+    assert away["next_step"]
+    assert here == {"id": ID, "kind": "external", "up": True, "problem": "", "next_step": ""}
     assert str(node) in gone["problem"]

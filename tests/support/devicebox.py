@@ -204,10 +204,15 @@ class Watcher:
         self._client.close()
         self._session.close()
 
-    def both_say(self, *, is_here: bool) -> bool:
-        """Whether both say that the device is (not) here, and that the models (do not) use it."""
-        runs_on = DEVICE if is_here else "cpu"
-        expected = (is_here, dict.fromkeys(FACTORS, (runs_on, not is_here)))
+    def tells(self, *, is_here: bool) -> bool:
+        """Whether both say that the device is (not) here; the models do not use it when not."""
+        (metrics_here, metrics), (state_here, state) = self._metrics_say(), self._state_says()
+        at_home = dict.fromkeys(FACTORS, ("cpu", True))
+        return metrics_here == state_here == is_here and (is_here or metrics == state == at_home)
+
+    def tells_of_use(self) -> bool:
+        """Whether both say that the device is here and runs every model."""
+        expected = (True, dict.fromkeys(FACTORS, (DEVICE, False)))
         return self._metrics_say() == expected == self._state_says()
 
     def losses(self) -> int:

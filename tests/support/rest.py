@@ -33,9 +33,16 @@ ANSWER_TIMEOUT_S = 30
 
 
 def make_context(
-    metrics: Metrics | None = None, service: InferenceService | None = None, **http: Any
+    metrics: Metrics | None = None,
+    service: InferenceService | None = None,
+    forkserver: ForkServer | None = None,
+    **http: Any,
 ) -> RestContext:
-    """A context whose service knows no model unless it is given; needs a running event loop."""
+    """A context whose service knows no model unless it is given; needs a running event loop.
+
+    Args:
+        forkserver: from which drivers are asked; the caller's to stop.
+    """
     config = read_tables(
         Config, {"http": {"listen": ["127.0.0.1:0"], **http}, "models": {"folders": []}}
     )
@@ -46,7 +53,7 @@ def make_context(
         certificate=doors.certificate,
         service=service or _make_service(config, metrics),
         metrics=metrics,
-        inventory=DeviceInventory(HardwareSettings(), ForkServer()),
+        inventory=DeviceInventory(HardwareSettings(), forkserver or ForkServer()),
         config=config.http,
         version="1.2.3",
         device_id="box-1",
@@ -102,7 +109,8 @@ async def running_server(
     **http: Any,
 ) -> AsyncIterator[RunningServer]:
     """Listen on a free port, with these keys of `[http]`; without models unless given a service."""
-    context = make_context(metrics, service, **http)
+    forkserver = ForkServer()
+    context = make_context(metrics, service, forkserver, **http)
     server = HttpServer(context)
     addresses = await server.start(unix_socket)
     running = RunningServer(server, context, addresses)
@@ -111,6 +119,8 @@ async def running_server(
     finally:
         await asyncio.gather(*(client.close() for client in running.clients))
         await server.stop(grace_s=ANSWER_TIMEOUT_S)
+        await context.inventory.stop()
+        await forkserver.stop()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@
 
 typedef struct {
   TfLiteDelegate base;
-  char claim[100], fail[40], when[PATH_MAX], node[PATH_MAX], lock[PATH_MAX], calls[PATH_MAX];
+  char claim[100], fail[40], when[PATH_MAX], node[PATH_MAX], lock[PATH_MAX], calls[PATH_MAX], closed[PATH_MAX];
   int delay_us, switch_us, rows_max;
   struct stat born; /* the node as it was found: one that comes back is another */
 } Device;
@@ -84,11 +84,11 @@ static void drop_lock(const char* path) {
   lock_fd = -1;
 }
 
-static void count_call(const Device* d) {
-  if (!d->calls[0]) return;
-  int fd = open(d->calls, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+static void count(const char* path) {
+  if (!path[0]) return;
+  int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (fd < 0) return;
-  if (write(fd, ".", 1) != 1) perror("standin: calls");
+  if (write(fd, ".", 1) != 1) perror("standin: count");
   close(fd);
 }
 
@@ -227,7 +227,7 @@ static TfLiteStatus kernel_prepare(TfLiteContext* c, TfLiteNode* n) {
 static TfLiteStatus kernel_invoke(TfLiteContext* c, TfLiteNode* n) {
   Kernel* k = n->user_data;
   Device* d = k->device;
-  count_call(d);
+  count(d->calls);
   maybe_die(d, "invoke");
   pthread_mutex_lock(&busy);
   if (d->delay_us) usleep((unsigned)d->delay_us);
@@ -321,6 +321,7 @@ static bool set_option(Device* d, const char* key, const char* value) {
   else if (!strcmp(key, "node")) snprintf(d->node, sizeof d->node, "%s", value);
   else if (!strcmp(key, "lock")) snprintf(d->lock, sizeof d->lock, "%s", value);
   else if (!strcmp(key, "calls")) snprintf(d->calls, sizeof d->calls, "%s", value);
+  else if (!strcmp(key, "closed")) snprintf(d->closed, sizeof d->closed, "%s", value);
   else if (!strcmp(key, "delay_us")) d->delay_us = atoi(value);
   else if (!strcmp(key, "rows_max")) d->rows_max = atoi(value);
   else if (!strcmp(key, "switch_us")) d->switch_us = atoi(value);
@@ -447,5 +448,6 @@ API TfLiteDelegate* tflite_plugin_create_delegate(const char* const* keys, const
 API void tflite_plugin_destroy_delegate(TfLiteDelegate* base) {
   Device* d = base->data;
   drop_lock(d->lock);
+  count(d->closed);
   free(d);
 }

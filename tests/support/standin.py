@@ -9,7 +9,8 @@ Options of its delegate, by name:
     when: a path: it fails only while that is there.
     node: a path: the device itself. Without it, or with another there than was opened, it is lost.
     lock: a path: one process at a time may have the device.
-    calls: a path: a file that grows by a byte with each invocation of each part.
+    calls, closed: paths: files that grow by a byte, with each invocation of each part that it took,
+        and when it is closed in an orderly way.
     rows_max: it takes no operator with more rows than this.
     delay_us, switch_us: how long an invocation takes; how much longer after another model's.
 """

@@ -195,7 +195,7 @@ class TestBuild:
         done = inferctl("bundle", "build", tmp_path / "none", "-o", tmp_path / "out.bundle")
 
         assert done.returncode == 2
-        assert "argument DIR: no such file or folder" in done.stderr
+        assert "argument SOURCE: no such file or folder" in done.stderr
 
     def test_a_folder_of_versions_is_told_which_to_name(self, folder, tmp_path):
         shutil.copytree(folder, tmp_path / "tree" / "2")

@@ -66,8 +66,14 @@ def test_devices_are_in_it_with_what_is_wrong_with_them():
     document = json.loads(_state(devices=(CPU, stick)))
 
     assert document["devices"] == [
-        {"id": "cpu", "kind": "cpu", "up": True, "problem": ""},
-        {"id": "edgetpu:usb-1-1", "kind": "edgetpu", "up": False, "problem": "it is gone"},
+        {"id": "cpu", "kind": "cpu", "up": True, "problem": "", "next_step": ""},
+        {
+            "id": "edgetpu:usb-1-1",
+            "kind": "edgetpu",
+            "up": False,
+            "problem": "it is gone",
+            "next_step": "look for it",
+        },
     ]
 
 
