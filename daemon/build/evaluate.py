@@ -75,20 +75,6 @@ class Look:
         return self.report.signatures[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What came of the rows.
-
-    Attributes:
-        rows: that were asked.
-        latency_ms: median time of an invocation.
-    """
-
-    look: Look
-    rows: int
-    latency_ms: float
-
-
 @contextmanager
 def evaluating(config: Config) -> Iterator[Evaluator]:
     """Workers for model folders until the block ends. What they would log is in the errors.
@@ -133,11 +119,14 @@ class Evaluator:
         """
         return self._runner.run(self._look(folder))
 
-    def run(self, folder: Path, rows: Path, on_answer: OnAnswer, *, every: int = 1) -> Run:
+    def run(self, folder: Path, rows: Path, on_answer: OnAnswer, *, every: int = 1) -> float:
         """Ask a folder's model the rows of a file, one at a time.
 
         Args:
-            every: only each so-manieth row, from the first on.
+            every: 2 for each second row only, and so on; the first is asked in any case.
+
+        Returns:
+            The median time of an invocation, in milliseconds.
 
         Raises:
             NotServable: it cannot be served, or does not answer; says at which row.
@@ -152,7 +141,7 @@ class Evaluator:
         async with self._loaded(folder) as target:
             return Look(target.report, target.profile)
 
-    async def _run(self, folder: Path, rows: Path, on_answer: OnAnswer, every: int) -> Run:
+    async def _run(self, folder: Path, rows: Path, on_answer: OnAnswer, every: int) -> float:
         times_s: list[float] = []
 
         def numbered() -> Iterator[tuple[int, Row]]:
@@ -163,13 +152,11 @@ class Evaluator:
                 result = await _ask(service, target, row, number)
                 times_s.append(result.timing.invoke)
                 on_answer(number, result)
-            count = len(times_s)
             while 0 < len(times_s) < LEAST_CALLS:
                 for number, row in numbered():
                     result = await _ask(service, target, row, number)
                     times_s.append(result.timing.invoke)
-            latency_ms = 1000 * statistics.median(times_s) if times_s else 0.0
-            return Run(Look(target.report, target.profile), count, latency_ms)
+        return 1000 * statistics.median(times_s) if times_s else 0.0
 
     async def _probe(self, folder: Path) -> Verdict:
         async with self._service() as service:

@@ -10,6 +10,7 @@ from daemon.build.choose import Figures
 from daemon.build.compare import Comparison, best_class
 from daemon.build.healthsamples import Evaluated
 from daemon.build.rows import read_rows
+from daemon.models.store import MODEL_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,13 +61,13 @@ class Yardstick:
         def add(number: int, result: PredictResult) -> None:
             comparison.add(result.outputs, next(originals), self._class_of(number))
 
-        run = evaluator.run(folder, self.rows, add)
+        latency_ms = evaluator.run(folder, self.rows, add)
         figures = Figures(
             variant=variant,
-            size_bytes=(folder / "model.tflite").stat().st_size,
+            size_bytes=(folder / MODEL_FILE).stat().st_size,
             quality=comparison.quality,
             loss=comparison.loss,
-            latency_ms=run.latency_ms,
+            latency_ms=latency_ms,
             problem=comparison.problem,
         )
         return figures, comparison

@@ -79,6 +79,8 @@ def build(arguments: argparse.Namespace) -> ExitCode:
                 print(describe_trial(made.trial, max_loss=wish.max_loss), end="\n\n")
             if made.folder is None:
                 raise CommandError("no variant may be taken; nothing was written")
+            if wish.evaluation and wish.max_samples and not made.samples:
+                _say("no health sample was chosen: there is no item that the model is sure of")
             return _bundle(arguments, made.folder, *_look(made.folder))
 
 

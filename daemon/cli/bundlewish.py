@@ -81,6 +81,8 @@ def read_wish(arguments: argparse.Namespace, kind: SourceKind) -> Wish | None:
     given = [
         name for name in _OPTIONS if not any(getattr(arguments, name) is no for no in (None, False))
     ]
+    if not kind.needs_tensorflow and arguments.optimize == Variant.NONE.value:
+        given.remove("optimize")  # it is what happens in any case
     if kind is SourceKind.FOLDER and given:
         raise UsageError(
             f"argument {_OPTIONS[given[0]]}: a model's folder is bundled as it is; its model.toml "

@@ -23,6 +23,21 @@ from accelerators.vulkan import NoVulkan, list_adapters
 
 STEPS = 9  # of 255: kernels that reckon with reals round otherwise than those with whole numbers
 SOFTWARE = os.environ.get(REAL_GPU) != "real"
+LOOK_AND_OPEN = """
+import json, sys
+from accelerators import gpu
+from accelerators.base import Device
+from accelerators.interpreter import DeviceFailure
+from accelerators.outline import Outline
+
+looked = gpu.look(Device("gpu", "gpu"))
+opened = ""
+try:
+    gpu.open_compiled(sys.argv[1], 1, Device("gpu", "gpu")).entries(Outline())
+except DeviceFailure as exc:
+    opened = str(exc)
+print(json.dumps([looked.problem, looked.next_step, opened]))
+"""
 OLD_MESA = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
 
 
@@ -304,19 +319,7 @@ def test_drivers_that_the_environment_names_count_when_they_are_there(monkeypatc
 
 def test_without_a_gpu_the_kind_and_the_worker_say_so(tmp_path):
     said = in_child(
-        """
-import json, sys
-from accelerators.base import Device
-from accelerators import gpu
-from accelerators.interpreter import DeviceFailure
-from accelerators.outline import Outline
-
-looked = gpu.look(Device("gpu", "gpu"))
-try:
-    gpu.open_compiled(sys.argv[1], 1, Device("gpu", "gpu")).entries(Outline())
-except DeviceFailure as exc:
-    print(json.dumps([looked.problem, looked.next_step, str(exc)]))
-""",
+        LOOK_AND_OPEN,
         _written(tmp_path / "m.tflite", build.scale()),
         VK_DRIVER_FILES=str(tmp_path / "none.json"),
         VK_ICD_FILENAMES="",
@@ -330,31 +333,17 @@ except DeviceFailure as exc:
 @pytest.mark.skipif(not OLD_MESA.exists(), reason="needs Debian's mesa-vulkan-drivers")
 def test_what_a_driver_lacks_is_named_before_and_after_it_is_opened(tmp_path):
     said = in_child(
-        """
-import json, sys
-from accelerators.base import Device
-from accelerators import gpu
-from accelerators.interpreter import DeviceFailure
-from accelerators.outline import Outline
-
-looked = gpu.look(Device("gpu", "gpu"))
-try:
-    gpu.open_compiled(sys.argv[1], 1, Device("gpu", "gpu")).entries(Outline())
-    opened = ""
-except DeviceFailure as exc:
-    opened = str(exc)
-print(json.dumps([looked.name, looked.problem, opened]))
-""",
+        LOOK_AND_OPEN,
         _written(tmp_path / "m.tflite", build.scale()),
         VK_DRIVER_FILES=str(OLD_MESA),
     )
 
-    assert said[0].startswith("llvmpipe")
     if not said[2]:
         pytest.skip("this Mesa has all that is needed")
-    assert "ArrayDynamicIndexing" in said[1]
-    assert "lacks what the runtime needs" in said[1]
-    assert "lacks what the runtime needs" in said[2]
+    assert said[0].startswith("its driver lacks what the runtime needs: shader")
+    assert "ArrayDynamicIndexing" in said[0]
+    assert "update the driver" in said[1]
+    assert said[2].startswith("the GPU's driver lacks what the runtime needs: shader")
 
 
 def test_a_runtime_without_its_library_for_gpus_says_so(tmp_path):
@@ -387,6 +376,20 @@ def test_without_vulkans_loader_there_is_nothing_to_ask():
     assert not failure.value.has_loader
 
 
+def test_a_loader_of_vulkan_that_is_broken_is_named(tmp_path):
+    _written(tmp_path / "libvulkan.so.1", b"broken")
+
+    problem, next_step, opened = in_child(
+        LOOK_AND_OPEN,
+        _written(tmp_path / "m.tflite", build.scale()),
+        LD_LIBRARY_PATH=str(tmp_path),
+    )
+
+    assert problem.startswith("the Vulkan loader cannot be loaded")
+    assert next_step == "apt-get install libvulkan1"
+    assert opened == "no GPU is here: no Vulkan driver finds one"
+
+
 @pytest.mark.parametrize(
     ("paths", "problem"),
     [
@@ -395,6 +398,7 @@ def test_without_vulkans_loader_there_is_nothing_to_ask():
         (["sys/class/drm/renderD128"], "this service is not let in to it"),
         (["sys/class/drm/renderD128", "dev/dri/renderD128"], "no Vulkan driver is installed"),
         (["dev/dri/renderD128", "etc/vulkan/icd.d/nvidia_icd.json"], ""),
+        (["dev/nvidiactl", "etc/vulkan/icd.d/nvidia_icd.json"], ""),
     ],
 )
 def test_what_files_tell(tmp_path, monkeypatch, paths, problem):

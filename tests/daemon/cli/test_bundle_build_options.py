@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -255,6 +256,13 @@ def test_the_same_file_and_data_make_the_same_bytes(model, pictures):
     build(model, "--eval", pictures)
 
     assert (model.parent / "out.bundle").read_bytes() == first
+
+
+def test_a_tflite_of_which_nothing_is_asked_stays_as_it_is(model):
+    for options in ((), ("--optimize", "none")):
+        assert build(model, *options).returncode == 0
+        assert (unpacked(model) / "model.tflite").read_bytes() == MODEL
+        shutil.rmtree(model.parent / "unpacked")
 
 
 def test_data_of_tensors_needs_no_labels(model):
