@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from accelerators.errors import WorkerLost
+from accelerators.turns import FreeTurn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,8 @@ class Away:
         self.device = device
         self.since = time.monotonic()
         self.failures = 0
-        self.turn = turns.join(device.id, self._on_turn)
+        # One that several processes may have open serves them side by side: turns would only hurt.
+        self.turn = turns.join(device.id, self._on_turn) if device.exclusive else FreeTurn()
         self._on_capacity = on_capacity
         self._next: Callable[[], None] | None = None  # a call of `call` that waits for its turn
         self._slots = 0

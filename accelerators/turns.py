@@ -142,6 +142,23 @@ class Turn:
         self._device.leave(self)
 
 
+class FreeTurn:
+    """The turn of one who shares a device that runs calls of several models side by side."""
+
+    def ask(self) -> bool:
+        """A call may always be sent."""
+        return True
+
+    def sent(self) -> None:
+        """Nobody waits for it."""
+
+    def done(self) -> None:
+        """Nobody has waited for it."""
+
+    def leave(self) -> None:
+        """Nobody is in the way."""
+
+
 class Turns:
     """The turns at every device. Not thread-safe: use it from one event loop."""
 
