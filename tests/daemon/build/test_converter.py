@@ -116,9 +116,11 @@ def test_a_process_that_takes_too_much_memory_is_told_of(trained, tmp_path):
 
 
 def test_no_process_is_left_behind(trained, tmp_path):
+    before = set(psutil.Process().children(recursive=True))
+
     with converting(tmp_path, LIMITS) as converter:
         converter.open(SourceKind.KERAS_H5, trained / "model.h5")
-        children = psutil.Process().children(recursive=True)
+        children = set(psutil.Process().children(recursive=True)) - before
         assert children
 
     _, alive = psutil.wait_procs(children, timeout=60)
