@@ -358,32 +358,24 @@ class Metrics(Collector):
         requested_device: str,
         degraded: bool,  # noqa: FBT001 (a label's value)
         runtime: str,
+        *,
+        moved: bool = False,
     ) -> None:
-        """Say what runs a version that was loaded: once for each load, until `forget_version`."""
+        """Say what runs a version that was loaded: once for each load, until `forget_version`.
+
+        Args:
+            moved: it is a load of which was told before, on another device now.
+        """
         series = self._know(model)
-        series.loads[version] = series.loads.get(version, 0) + 1
+        if moved and version not in series.loads:
+            return
+        if not moved:
+            series.loads[version] = series.loads.get(version, 0) + 1
         degraded_label = str(degraded).lower()
         series.infos[version] = (
             *(model, str(version), device),
             *(requested_device, degraded_label, runtime),
         )
-
-    def model_moved(  # noqa: PLR0917 (as above)
-        self,
-        model: str,
-        version: int,
-        device: str,
-        requested_device: str,
-        degraded: bool,  # noqa: FBT001 (a label's value)
-        runtime: str,
-    ) -> None:
-        """Say what runs a version now, where that has changed since `set_model_info`."""
-        series = self._models.get(model)
-        if series is not None and version in series.infos:
-            series.infos[version] = (
-                *(model, str(version), device),
-                *(requested_device, str(degraded).lower(), runtime),
-            )
 
     def set_model_memory(self, model: str, size_bytes: int) -> None:
         """Say what a model's newest worker takes."""

@@ -411,7 +411,7 @@ class ServedVersion:
                 "model refused model=%s version=%d reason=%s", self.model, self.version, reason
             )
 
-    def _publish(self, report: ModelReport) -> None:
+    def _publish(self, report: ModelReport, *, moved: bool = False) -> None:
         self._metrics.set_model_info(
             self.model,
             self.version,
@@ -419,9 +419,10 @@ class ServedVersion:
             report.requested_device,
             report.degraded,
             report.runtime,
+            moved=moved,
         )
         self._metrics.set_model_memory(self.model, report.memory_bytes)
-        if self.target is not None:
+        if self.target is not None and not moved:
             gate = self.target.gate
             self._metrics.watch_queue(self.model, self, lambda: gate.pending)
 
@@ -446,16 +447,7 @@ class ServedVersion:
         """Another device runs it, or for another reason."""
         if self.state is not VersionState.READY:
             return  # the load tells
-        report = self._pool.report
-        self._metrics.model_moved(
-            self.model,
-            self.version,
-            report.device,
-            report.requested_device,
-            report.degraded,
-            report.runtime,
-        )
-        self._metrics.set_model_memory(self.model, report.memory_bytes)
+        self._publish(self._pool.report, moved=True)
 
     async def _read_samples(self, report: ModelReport) -> tuple[Mapping[str, Array], ...]:
         """Inputs of the health samples; a sample that cannot be read is the probe's to tell."""
