@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from accelerators.base import Array, TensorSpec
 
 _ALL = 1.0
+
+
+def all_finite(tensors: Mapping[str, Array]) -> bool:
+    """Whether no tensor of real numbers holds NaN or infinity."""
+    return all(array.dtype.kind != "f" or np.isfinite(array).all() for array in tensors.values())
 
 
 def difference(spec: TensorSpec, expected: Sequence[Array], got: Sequence[Array]) -> float:

@@ -70,6 +70,7 @@ class Away:
         self._under_way += 1
         self.turn.sent()
         self.pool.send(signature, rows, reply)
+        self._tell_line()  # one that cannot be handed over is over at once
 
     def call(self, signature: str, inputs: Mapping[str, Array]) -> asyncio.Future[CallResult]:
         """Send one call when it is our turn; for one who makes one call after the other."""
@@ -89,11 +90,14 @@ class Away:
 
     def on_pool_capacity(self) -> None:
         """The pool has room: tell the line of every call that is over, answered or given up."""
+        self._tell_line()
+        self._on_capacity(self.pool)
+
+    def _tell_line(self) -> None:
         under_way = max(0, self._slots - self.pool.free_slots)
         while self._under_way > under_way:
             self._under_way -= 1
             self.turn.done()
-        self._on_capacity(self.pool)
 
     def _on_turn(self) -> None:
         if self._next is not None:

@@ -37,9 +37,11 @@ agreed on every third one."""
 _SAMPLES_MAX = 8
 _BYTES_MAX = 64 << 20
 """Of inputs and answers that are remembered; one case is kept in any case."""
-_CALLS_LEAST, _CALLS_MOST = 3, 20
+_CALLS_MOST = 20
 _MEASURE_S = 0.5
-"""Enough calls for a median, and no more than a start can bear."""
+"""Enough calls for a median, and no more than a start can bear: one, where that takes longer."""
+_REFERENCE_S = 5.0
+"""After this no more inputs are put to the CPU than one for each signature."""
 _SIZES = (1, 64, 256)
 """Tried for dimensions the caller chooses, as at the load (accelerators/engine.py)."""
 
@@ -81,10 +83,11 @@ async def make_reference(
     report = pool.report
     cases: list[Case] = []
     size_bytes = 0
+    enough_at = time.monotonic() + _REFERENCE_S
     for signature in report.signatures:
         is_default = signature is report.signatures[0]
         given = samples[:_SAMPLES_MAX] if is_default else ()
-        for case in await _answered(pool.call, signature, given):
+        for case in await _answered(pool.call, signature, given, enough_at):
             size_bytes += sum(a.nbytes for a in (*case.inputs.values(), *case.expected.values()))
             if size_bytes <= _BYTES_MAX or not cases:
                 cases.append(case)
@@ -128,11 +131,13 @@ async def examine(
 
 
 async def _answered(
-    call: Call, signature: SignatureSpec, given: Sequence[Mapping[str, Array]]
+    call: Call, signature: SignatureSpec, given: Sequence[Mapping[str, Array]], enough_at: float
 ) -> list[Case]:
     """Cases of one signature; none where the CPU refuses every input that we can think of."""
     cases: list[Case] = []
     for inputs in given:
+        if cases and time.monotonic() > enough_at:
+            break
         try:
             result = await call(signature.name, inputs)
         except InvokeFailed:
@@ -144,6 +149,8 @@ async def _answered(
         rng = Random(SEED)  # noqa: S311 (nobody gains by guessing it)
         try:
             for invent in _INVENTED:
+                if cases and time.monotonic() > enough_at:
+                    break
                 inputs = _invented_inputs(signature, size, partial(invent, rng=rng))
                 result = await call(signature.name, inputs)
                 cases.append(Case(signature, inputs, result.outputs))
@@ -203,7 +210,7 @@ async def _measure(call: Call, cases: Sequence[Case]) -> float:
         case = first[len(times) % len(first)]
         result = await call(case.signature.name, case.inputs)
         times.append(result.finished_at - result.started_at)
-        if len(times) >= _CALLS_LEAST and time.monotonic() - began > _MEASURE_S:
+        if time.monotonic() - began > _MEASURE_S:
             break
     return statistics.median(times)
 

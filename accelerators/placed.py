@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from accelerators.agreement import all_finite
 from accelerators.away import Away
 from accelerators.base import CPU, Isolation, Origin
 from accelerators.calls import DeathReason
@@ -131,6 +132,8 @@ class PlacedPool:
         self._chores = Chores("placement")
         self._unsubscribe: Callable[[], None] | None = None
         self._is_stopped = False
+        self._asking = asyncio.Lock()  # home, for a second opinion
+        self._newest: _Errand | None = None  # of the device's answers
 
     async def start(self) -> ModelReport:
         """Start, examine and choose; returns once something can take calls.
@@ -214,12 +217,13 @@ class PlacedPool:
                 pool.give_up(reply, patience_s=patience_s)
 
     def answered(self, origin: Origin, *, is_finite: bool) -> None:
-        """An answer of `origin` was seen; for good inputs it should hold no NaN or infinity."""
+        """An answer of `origin` was seen, and whether it is free of NaN and infinity."""
         if self._away is None or origin.device != self._away.device.id:
             return
         self._not_finite = 0 if is_finite else self._not_finite + 1
-        if self._not_finite >= _NAN_MOST:
-            self._leave(self._away, f"{_NAN_MOST} answers in a row held NaN or infinity")
+        if self._not_finite >= _NAN_MOST and self._newest is not None:
+            self._not_finite = 0
+            self._chores.begin(self._ask_about_nan(self._newest))
 
     async def stop(self) -> None:
         """Stop every worker; calls in flight get WorkerLost. Leaves no process, thread or file."""
@@ -242,6 +246,8 @@ class PlacedPool:
     async def _start(self) -> ModelReport:
         if not self._placement.needs_devices:
             return await self._start_plain()
+        if not self._placement.allows_cpu:
+            await self._check_presence()
         try:
             await self._home.ready()
         except ModelRefused as refused:
@@ -266,6 +272,22 @@ class PlacedPool:
         if self._current is None:
             raise self._unplaceable()
         return self.report
+
+    async def _check_presence(self) -> None:
+        """Spare the CPU's work where no device is here that is required.
+
+        Raises:
+            WorkerUnavailable: none is.
+        """
+        if self._hardware is None:
+            return  # `_stay` says so
+        inventory, wishes = self._hardware.inventory, self._placement.accelerators
+        await inventory.refresh(wishes)
+        devices = [device for wish in wishes for device in inventory.of_kind(wish)]
+        if not any(device.up for device in devices):
+            problems = "; ".join(f"{device.id}: {device.problem}" for device in devices)
+            text = f"placement.required asks for {', '.join(wishes)}; {problems}"
+            raise WorkerUnavailable(text[:_REASON_MAX])
 
     async def _start_plain(self) -> ModelReport:
         """With the CPU for its only wish, a version has one pool and nothing else."""
@@ -357,18 +379,11 @@ class PlacedPool:
         while self._current is None and not self._is_stopped:
             try:
                 await self._serve_at_home()
-            except ModelRefused as exc:
-                self._refuse_home(exc.reason)
+            except (ModelRefused, WorkerUnavailable) as exc:
+                # Also when it was refused: it has run here before, and may again.
                 self._tell_down(exc.reason)
-                return
-            except WorkerUnavailable as exc:
-                self._failure = exc.reason
                 _log.warning("model is without a worker for now reason=%s", exc.reason)
                 await asyncio.sleep(_HOME_AGAIN_S)
-
-    def _refuse_home(self, reason: str) -> None:
-        self._home_refusal = reason
-        self._tryouts_made.refuse_cpu(reason)
 
     # Choosing.
 
@@ -423,9 +438,8 @@ class PlacedPool:
         if decision.device == CPU.id:
             try:
                 home = await self._home.ready()
-            except ModelRefused as exc:
-                self._refuse_home(exc.reason)
-                return False
+            except ModelRefused as exc:  # it has run here before, and may again
+                raise WorkerUnavailable(exc.reason) from exc
             self._let_go(away)
             self._serve(home, decision)
             return True
@@ -435,6 +449,10 @@ class PlacedPool:
         candidate = candidates.pop(decision.device, None)
         candidate = candidate or await self._tryouts_made.reopen(decision.device)
         if candidate is None:
+            return False
+        if not candidate.pool.alive:  # it has died while others were examined
+            self._tryouts_made.failed(decision.device, candidate.pool.failure, lived_s=0.0)
+            self._chores.begin(candidate.close())
             return False
         self._let_go(self._away)
         self._away = candidate
@@ -516,7 +534,7 @@ class PlacedPool:
             return
         device_id = away.device.id
         _log.warning("device left device=%s reason=%s", device_id, reason)
-        self._away = None
+        self._away = self._newest = None
         if self._current is away.pool:
             self._current = None
         lived_s = time.monotonic() - away.since
@@ -560,12 +578,16 @@ class PlacedPool:
 
     # Calls that fail on a device.
 
+    def note_newest(self, errand: _Errand) -> None:
+        """A device has answered; for `_Errand`."""
+        self._newest = errand
+
     def failed_away(self, errand: _Errand, error: Exception) -> None:
         """A call has failed on a device; for `_Errand`."""
         if isinstance(error, InvokeFailed):
             if errand.away is not self._away:
                 error = WorkerLost("the device was left", started=False)
-            elif self._may_stay_home:
+            elif not self._home_refusal:
                 self._chores.begin(self._ask_home(errand, error))
                 return
             else:
@@ -575,16 +597,9 @@ class PlacedPool:
         errand.settle(error)
 
     async def _ask_home(self, errand: _Errand, error: InvokeFailed) -> None:
-        """A second opinion: whether the input is to blame, or the device."""
+        """Whether a call that failed on the device is the input's fault."""
         try:
-            home = await self._home.ready()
-            self._home.spare()
-            home.origin = Origin(CPU.id, self._placement.accelerators[0], degraded=True)
-            if not home.free_slots:  # it serves by now
-                raise WorkerLost("the device was left", started=False)
-            opinion: asyncio.Future[CallResult] = self._loop.create_future()
-            home.send(errand.signature, errand.rows, opinion)
-            result = await opinion
+            result = await self._second_opinion(errand)
         except InvokeFailed as same:
             errand.settle(same)
         except AcceleratorError as exc:
@@ -595,7 +610,33 @@ class PlacedPool:
             raise
         else:
             self._leave(errand.away, f"a call failed that the CPU has answered: {error}")
-            errand.settle(result)
+            errand.settle(result if self._placement.allows_cpu else error)
+
+    async def _ask_about_nan(self, errand: _Errand) -> None:
+        """Whether NaN in the device's answers is the input's fault, or the model's way."""
+        is_finite = True
+        if not self._home_refusal:
+            with contextlib.suppress(AcceleratorError):
+                is_finite = all_finite((await self._second_opinion(errand)).outputs)
+        if is_finite:
+            self._leave(errand.away, f"{_NAN_MOST} answers in a row held NaN or infinity")
+
+    async def _second_opinion(self, errand: _Errand) -> CallResult:
+        """The CPU's answer to a call.
+
+        Raises:
+            InvokeFailed: it refuses the call too.
+            ModelRefused, WorkerUnavailable, WorkerLost: it cannot be asked.
+        """
+        async with self._asking:  # one at a time, so that there is room
+            home = await self._home.ready()
+            if errand.away is not self._away or not home.free_slots:
+                raise WorkerLost("the device was left", started=False)
+            self._home.spare()
+            home.origin = Origin(CPU.id, self._placement.accelerators[0], degraded=True)
+            opinion: asyncio.Future[CallResult] = self._loop.create_future()
+            home.send(errand.signature, errand.rows, opinion)
+            return await opinion
 
     def _count_failure(self, away: Away, error: InvokeFailed) -> None:
         """Where the CPU may not be asked, several failures in a row speak against the device."""
@@ -634,6 +675,7 @@ class _Errand:
 
     def set_result(self, result: CallResult) -> None:
         self.away.failures = 0
+        self.pool.note_newest(self)
         self.reply.set_result(result)
 
     def set_exception(self, error: Exception) -> None:

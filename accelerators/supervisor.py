@@ -315,20 +315,26 @@ class WorkerPool:
             worn.cancel()
         if worker.lost.done():
             self._dismiss(worker)
+            loss = worker.lost.result()
+            delay_s = self._tell_lost(seat, loss)  # first: the end of one that hangs takes seconds
             await worker.close()
-            seat.worker = await self._replace(seat, worker.lost.result())
+            seat.worker = await self._replace(seat, loss, delay_s)
             self._install(seat)
         else:
             await self._recycle(seat)
 
-    async def _replace(self, seat: _Seat, loss: Loss) -> Worker:
-        """Another worker for one that was lost, however long it takes."""
+    def _tell_lost(self, seat: _Seat, loss: Loss) -> float:
+        """Tell of a worker's end; seconds until it is to be replaced."""
         self._failure = f"its worker was {loss.detail} and is being restarted"
         delay_s = _delay_s(loss, seat.backoff, time.monotonic() - seat.born)
         if loss.final:
             self._failure, delay_s = loss.detail, math.inf
         seat.retry_at = time.monotonic() + delay_s
         self._on_event(WorkerEvent(seat.worker.pid, loss.reason, loss.detail, delay_s))
+        return delay_s
+
+    async def _replace(self, seat: _Seat, loss: Loss, delay_s: float) -> Worker:
+        """Another worker for one that was lost, however long it takes."""
         if loss.final:
             await asyncio.Event().wait()  # for good: until the pool is stopped
         while True:

@@ -35,7 +35,8 @@ def trial_key(digest: str, cpu_digest: str, runtime: str, device: Device) -> str
         digest: of the file that the device runs.
         cpu_digest: of the file whose answers it was compared with; "" for none.
     """
-    return f"{digest}|{cpu_digest}|{runtime}|{device.id}|{device.name}|{device.driver}"
+    files = f"{digest}|{cpu_digest}|{runtime}"
+    return f"{files}|{device.id}|{device.name}|{device.driver}|{device.library}|{device.options}"
 
 
 class TrialBook:

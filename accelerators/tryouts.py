@@ -151,7 +151,8 @@ class Tryouts:
         for device_id in gone:
             del self._trials[device_id]
         for device in devices:
-            if device.id != serving or not device.up:
+            is_known = device.id in candidates or (device.id == serving and device.up)
+            if not is_known:
                 self._trials[device.id] = await self._trial(device, candidates)
             if self._trials[device.id].verdict is Verdict.AGREES:
                 return

@@ -203,7 +203,7 @@ class Dispatcher:
         retry: bool,
         usual_s: Callable[[], float],
         patience_s: Callable[[], float],
-        on_batch: Callable[[Sequence[Job], int, CallResult], None],
+        on_batch: Callable[[int, CallResult], None],
         on_fault: Callable[[], None],
     ) -> None:
         """Store only.
@@ -215,7 +215,7 @@ class Dispatcher:
             retry: whether rule 2 may try again: False for models that keep state.
             usual_s: how long invocations have taken lately; asked each time.
             patience_s: how long an invocation that nobody waits for may run; asked each time.
-            on_batch: told of every invocation's requests, rows and result.
+            on_batch: told of every invocation's rows and result.
             on_fault: told of every request that the model or its worker failed.
         """
         self._pool = pool
@@ -348,11 +348,11 @@ class Dispatcher:
         """Give the requests of an invocation their rows of its result."""
         if len(jobs) == 1:
             job = jobs[0]
-            self._on_batch(jobs, job.rows, result)
+            self._on_batch(job.rows, result)
             _answer(job, result, result.outputs, job.rows)
             return
         rows = sum([job.rows for job in jobs])
-        self._on_batch(jobs, rows, result)
+        self._on_batch(rows, result)
         start = 0
         for job in jobs:
             end = start + job.rows

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from daemon.errors import LabelNotFound, ModelNotFound, ModelUnavailable, VersionNotFound
 from daemon.models.served import ServedVersion
@@ -38,6 +38,9 @@ _log = logging.getLogger(f"inferd.{__name__}")
 
 _MAX_LOADS = max(1, os.cpu_count() or 1)
 """Models loaded side by side: more would only compete for the processors."""
+
+_LONGEST_RETRY_S = 60.0
+"""Between tries of a version for which no worker or device was to be had."""
 
 _LONGEST_REQUEST_S = 3600.0
 """The most time that a client may give a request: what a replaced version is in the middle of is
@@ -422,6 +425,7 @@ class ModelRegistry:
     def _forget_refusals(model: _Model, keep: Collection[int]) -> None:
         for number, candidate in list(model.candidates.items()):
             if candidate.state is VersionState.UNAVAILABLE and number not in keep:
+                candidate.give_up()
                 del model.candidates[number]
 
     def _reconcile(self, model: _Model) -> None:
@@ -457,8 +461,10 @@ class ModelRegistry:
             forkserver=self._forkserver,
             metrics=self._metrics,
             hardware=self._hardware,
-            refused_before=before.status.reason if before is not None and is_retry else "",
+            **_of_retry(before if is_retry else None),
         )
+        if before is not None:
+            before.give_up()
         model.candidates[found.version] = candidate
         self._spawn(self._bring_up(model, candidate), f"load-{model.name}-{found.version}")
 
@@ -522,6 +528,19 @@ def _log_problems(model: FoundModel) -> None:
     problems = version_problems(_numbers(model), model.entry)
     for problem in (model.problem, *problems) if model.problem else problems:
         _log.error("model has a problem model=%s problem=%s", model.name, problem)
+
+
+class _Retry(TypedDict, total=False):
+    refused_before: str
+    retry_s: float
+
+
+def _of_retry(before: ServedVersion | None) -> _Retry:
+    """What a version is told of the try before, if it is tried again as it is."""
+    if before is None:
+        return {}
+    retry_s = min(_LONGEST_RETRY_S, 2 * before.retry_s)
+    return {"refused_before": before.status.reason, "retry_s": retry_s}
 
 
 def _differs(served: ServedVersion, found: FoundVersion, settings: Settings) -> bool:

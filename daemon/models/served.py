@@ -10,8 +10,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from accelerators.agreement import all_finite
 from accelerators.base import CPU
 from accelerators.calls import DeathReason
 from accelerators.errors import ModelRefused, WorkerUnavailable
@@ -26,13 +25,12 @@ from daemon.pipeline.profiles import ModelProfile, build_profile
 from daemon.samples import BadSample, sample_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from accelerators.base import Array, CallResult, ModelReport, SignatureSpec
     from accelerators.forkserver import ForkServer
     from accelerators.hardware import Hardware
     from accelerators.supervisor import WorkerEvent
-    from daemon.dispatch import Job
     from daemon.metrics import Metrics
     from daemon.models.settings import Settings
     from daemon.models.store import FoundVersion
@@ -51,7 +49,7 @@ _DEATHS = frozenset({DeathReason.CRASH, DeathReason.TIMEOUT, DeathReason.MEMORY}
 """Ends that speak against the model."""
 
 _RETRY_S = 5.0
-"""Between tries to load a model for which no worker was to be had."""
+"""Between the first tries to load a model for which no worker or device was to be had."""
 
 _RESTART_S = 2.0
 """A replacement that starts later than this is not waited for: the version counts as down.
@@ -152,10 +150,6 @@ def _patience_s(report: ModelReport, gate: Gate) -> float:
     return max(_LEAST_PATIENCE_S, _PATIENCE_FACTOR * gate.invoking.mean_s)
 
 
-def _is_finite(tensors: Mapping[str, Array]) -> bool:
-    return all(array.dtype.kind != "f" or np.isfinite(array).all() for array in tensors.values())
-
-
 def _tally(count: int, seconds: float) -> Tally:
     return Tally(count, int(seconds * 1e9))
 
@@ -207,6 +201,7 @@ class ServedVersion:
         metrics: Metrics,
         hardware: Hardware | None = None,
         refused_before: str = "",
+        retry_s: float = _RETRY_S,
     ) -> None:
         """Store only; `load` starts it.
 
@@ -214,6 +209,7 @@ class ServedVersion:
             hardware: devices it may wish for; None for the CPU alone.
             refused_before: why the last try had failed, which is what is shown until this one has
                 succeeded, or failed for another reason.
+            retry_s: how long to wait for a worker or a device before the next try.
         """
         self.model = model
         self.version = found.version
@@ -225,6 +221,9 @@ class ServedVersion:
         self.target: Target | None = None
         self._reason = ""
         self._refused_before = refused_before
+        self._hardware = hardware
+        self._end_wish: Callable[[], None] | None = None
+        self.retry_s = retry_s
         self._retry_at = math.inf
         self._metrics = metrics
         self._holders = 0
@@ -269,7 +268,8 @@ class ServedVersion:
             self._refuse(refused.reason)
             return
         except WorkerUnavailable as shortage:
-            self._retry_at = time.monotonic() + _RETRY_S
+            self._retry_at = time.monotonic() + self.retry_s
+            self._wait_for_device()
             self._refuse(f"{shortage.reason}; it is tried again")
             return
         except ValueError as contradiction:
@@ -325,6 +325,23 @@ class ServedVersion:
             dispatcher=dispatcher,
             counters=self.counters,
         )
+
+    def _wait_for_device(self) -> None:
+        """Be tried again as soon as something changes with the devices it wishes for."""
+        placement = self.settings.placement
+        if self._hardware is not None and placement.needs_devices and self._end_wish is None:
+            self._end_wish = self._hardware.inventory.subscribe(
+                self._on_devices, placement.accelerators
+            )
+
+    def _on_devices(self, _changed: frozenset[str]) -> None:
+        self._retry_at = min(self._retry_at, time.monotonic())
+
+    def give_up(self) -> None:
+        """It is not to be tried again: wish for no device any more."""
+        if self._end_wish is not None:
+            self._end_wish()
+            self._end_wish = None
 
     @property
     def lacks_worker(self) -> bool:
@@ -386,6 +403,7 @@ class ServedVersion:
 
     async def retire(self, drain_timeout_s: float) -> None:
         """Let requests under way finish, for at most so many seconds, then stop the workers."""
+        self.give_up()
         self.state = VersionState.UNLOADING
         try:
             await asyncio.wait_for(self._let_go.wait(), drain_timeout_s)
@@ -432,14 +450,13 @@ class ServedVersion:
         if self.target is not None:
             self.target.dispatcher.pump()
 
-    def _on_batch(self, jobs: Sequence[Job], rows: int, result: CallResult) -> None:
+    def _on_batch(self, rows: int, result: CallResult) -> None:
         self.counters.add_execution(rows, result)
         self._metrics.batch(self.model, rows)
-        is_finite = _is_finite(result.outputs)
+        is_finite = all_finite(result.outputs)
         self.traffic.invoked(rows, result.invoke_s, is_finite=is_finite)
         if result.origin.device != CPU.id:
-            is_asked_for = not is_finite and not all(_is_finite(job.inputs) for job in jobs)
-            self._pool.answered(result.origin, is_finite=is_finite or is_asked_for)
+            self._pool.answered(result.origin, is_finite=is_finite)
         if self.target is not None:
             self.target.gate.invoking.observe(result.finished_at - result.started_at)
 

@@ -1,4 +1,4 @@
-"""What request headers say about a prediction: its deadline and its id."""
+"""What headers say about a prediction: its deadline and its id; and what made the answer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from daemon.models.served import Target
+    from daemon.tensors import PredictResult
 
 TIMEOUT_HEADER = "Inferd-Timeout-Ms"
 MAX_TIMEOUT_MS = 3_600_000
@@ -24,6 +25,18 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,7}")
 _FOREIGN = re.compile(r"[^A-Za-z0-9._:/+=@-]")
 _PREFIX = secrets.token_hex(4)
 _counter = itertools.count(1)
+
+
+def origin_headers(result: PredictResult) -> dict[str, str]:
+    """What made an answer, for protocols whose documents have no place for it.
+
+    A device's id holds letters, digits and `:_.-` only.
+    """
+    return {
+        "Inferd-Device": result.device,
+        "Inferd-Requested-Device": result.requested_device,
+        "Inferd-Degraded": str(result.degraded).lower(),
+    }
 
 
 def deadline_of(request: web.Request, target: Target) -> float:

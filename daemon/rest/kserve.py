@@ -30,7 +30,13 @@ from daemon.rest.body import read_body
 from daemon.rest.compression import MIN_BYTES, choose_coding, compress
 from daemon.rest.connection import connection_of
 from daemon.rest.guard import Access
-from daemon.rest.headers import MAX_ID_CHARACTERS, deadline_of, request_id_of, timeout_of
+from daemon.rest.headers import (
+    MAX_ID_CHARACTERS,
+    deadline_of,
+    origin_headers,
+    request_id_of,
+    timeout_of,
+)
 from daemon.rest.kserve_errors import kserve_error
 from daemon.rest.kserve_express import MAX_JSON_BYTES, InferPlan
 from daemon.tensors import PredictRequest, Protocol
@@ -195,7 +201,7 @@ async def _infer(request: web.Request, call: Call, context: RestContext) -> web.
             is_heavy=is_heavy_answer(written_arrays(decoded, result)),
             deadline=deadline,
         )
-    response = await _respond(request, answer, answer_json_bytes)
+    response = await _respond(request, result, answer, answer_json_bytes)
     _remember(request, context, json_bytes)
     return response
 
@@ -252,11 +258,14 @@ def _details(result: PredictResult) -> Mapping[str, object]:
     }
 
 
-async def _respond(request: web.Request, body: bytes, json_bytes: int | None) -> web.Response:
+async def _respond(
+    request: web.Request, result: PredictResult, body: bytes, json_bytes: int | None
+) -> web.Response:
     """The answer; its header length counts the JSON before it is compressed."""
     headers = {"Content-Type": "application/json"}
     if json_bytes is not None:
         headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(json_bytes)}
+    headers |= origin_headers(result)
     coding = choose_coding(request.headers.get("Accept-Encoding"))
     if coding is not None and len(body) >= MIN_BYTES:
         body = await compress(body, coding)

@@ -22,6 +22,7 @@ from daemon.dispatch import Job, sharing_key
 from daemon.errors import DaemonError, ModelUnavailable, NotFound, PredictionFailed
 from daemon.metrics import Outcome, outcome_of
 from daemon.rest.express import MAX_ANSWER_BYTES, head_of
+from daemon.rest.headers import origin_headers
 from daemon.rest.kserve_errors import kserve_error
 from daemon.service import count_rows
 from daemon.tensors import Media, MediaBatch, PredictResult, Protocol, Timing
@@ -121,9 +122,10 @@ class _Call:
         )
         body, json_bytes = encode_infer(self.decoded, result)
         self.json = body[:json_bytes]
+        origin = "".join(f"{name}: {value}\r\n" for name, value in origin_headers(result).items())
         self.head = (
             "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
-            f"{HEADER_LENGTH}: {json_bytes}\r\nContent-Length: {len(body)}\r\n"
+            f"{HEADER_LENGTH}: {json_bytes}\r\n{origin}Content-Length: {len(body)}\r\n"
         ).encode("ascii")
         self.shapes = shapes
         self.origin = answer.origin

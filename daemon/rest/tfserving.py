@@ -35,7 +35,7 @@ from daemon.rest.answers import json_bytes_response, json_response
 from daemon.rest.body import read_body
 from daemon.rest.errors import TFSERVING, error_headers, status_of
 from daemon.rest.guard import Access
-from daemon.rest.headers import deadline_of, request_id_of
+from daemon.rest.headers import deadline_of, origin_headers, request_id_of
 from daemon.tensors import PredictRequest, Protocol
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ async def _predict(
         is_heavy=is_heavy_answer(result.outputs.values()),
         deadline=deadline,
     )
-    return json_bytes_response(answer)
+    return json_bytes_response(answer, headers=origin_headers(result))
 
 
 def _answer_metadata(context: RestContext, address: _Address) -> web.Response:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from support import tflite_builder as models
+from support.eventually import eventually
+from support.workers import worker_processes
 
 from accelerators.base import LoadSpec, Origin
 from accelerators.errors import InvokeFailed, ModelRefused, WorkerLost, WorkerUnavailable
@@ -295,10 +297,107 @@ async def test_answers_that_hold_nan_again_and_again_end_a_device(place, standin
         assert np.isnan(result.outputs["probabilities"]).any()
         placed.pool.answered(result.origin, is_finite=False)
 
+    await placed.until(lambda: placed.pool.report.device == "cpu")
     result = await placed.ask(x=X)
 
     assert result.origin == Origin("cpu", "external", degraded=True)
     assert np.isfinite(result.outputs["probabilities"]).all()
+
+
+async def test_nan_that_the_cpu_gives_too_is_not_the_devices_fault(place, standin):
+    placed = await place(models.mlp(), ("external",), (standin.external(),))
+    huge = np.full_like(X, 3e38)
+    for _ in range(9):
+        result = await placed.ask(x=huge)
+        finite = bool(np.isfinite(result.outputs["probabilities"]).all())
+        assert not finite
+        placed.pool.answered(result.origin, is_finite=finite)
+
+    assert (await placed.ask(x=X)).origin.device == "external:standin"
+    assert placed.verdicts["external:standin"] is Verdict.AGREES
+
+
+async def test_many_bad_inputs_at_once_do_not_drive_a_model_off_its_device(place, standin):
+    placed = await place(models.gather_scaled(), ("external",), (standin.external(),), instances=4)
+    name = placed.pool.report.signatures[0].name
+    bad = {"index": np.array([99], np.int32)}
+    calls = [placed.pool.call(name, bad) for _ in range(placed.pool.free_slots)]
+    assert len(calls) == 8
+
+    outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 60)
+
+    assert {type(outcome) for outcome in outcomes} == {InvokeFailed}
+    result = await placed.ask(index=np.array([1], np.int32))
+    assert result.origin.device == "external:standin"
+
+
+async def test_bad_inputs_do_not_take_a_required_model_down(place, standin):
+    placed = await place(
+        models.gather_scaled(), ("external",), (standin.external(),), placement={"required": True}
+    )
+    for _ in range(5):
+        with pytest.raises(InvokeFailed):
+            await placed.ask(index=np.array([99], np.int32))
+
+    result = await placed.ask(index=np.array([1], np.int32))
+    assert result.origin == Origin("external:standin", "external")
+    assert placed.events == []
+
+
+async def test_cpu_that_could_not_start_once_is_tried_again(place, standin, tmp_path):
+    node = tmp_path / "node"
+    node.touch()
+    placed = await place(models.mlp(), ("external",), (standin.external(node=str(node)),))
+    (file,) = tmp_path.glob("model-*.tflite")
+    file.rename(tmp_path / "away")
+    node.unlink()
+    await placed.until(lambda: any(event.retry_in_s > 0 for event in placed.events))
+    assert placed.pool.alive == 0
+
+    (tmp_path / "away").rename(file)
+
+    await placed.until(lambda: placed.pool.alive > 0)
+    assert (await placed.ask(x=X)).origin == Origin("cpu", "external", degraded=True)
+
+
+async def test_two_wishes_for_one_device_open_it_once(place, standin, tmp_path):
+    trouble = tmp_path / "trouble"
+    placed = await place(
+        models.mlp(),
+        ("external:standin", "external"),
+        (standin.external(fail="invoke", when=trouble),),
+    )
+    workers = len(worker_processes())
+    for _ in range(2):
+        trouble.touch()
+        assert (await placed.ask(x=X)).origin.device == "cpu"
+        trouble.unlink()
+        await placed.until(lambda: placed.pool.report.device == "external:standin")
+    # The CPU's is spared for a while.
+    await eventually(lambda: len(worker_processes()) <= workers + 1)
+
+
+async def test_other_options_of_a_delegate_are_measured_anew(place, standin):
+    first = await place(models.mlp(), ("external",), (standin.external(fail="wrong"),))
+    assert first.pool.report.device == "cpu"
+    await first.pool.stop()
+
+    mended = await place(models.mlp(), ("external",), (standin.external(),))
+
+    assert mended.pool.report.device == "external:standin"
+
+
+async def test_call_that_cannot_be_handed_over_does_not_block_the_device(place, standin, tmp_path):
+    device = standin.external(exclusive=True, lock=tmp_path / "lock")
+    first = await place(models.scale(), ("external",), (device,), memory_mib=64)
+    name = first.pool.report.signatures[0].name
+    huge = np.ones((12 << 20, 4), np.float32)  # more than a slot may take
+
+    with pytest.raises(InvokeFailed):
+        await asyncio.wait_for(first.pool.call(name, {"x": huge}), 60)
+    away = first.pool._away
+
+    assert away is None or away.turn._device._line.running == 0
 
 
 async def test_input_that_nothing_can_take_is_not_the_devices_fault(place, standin):

@@ -68,7 +68,7 @@ def make_dispatcher(pool, *, max_rows=1, max_delay_s=0.0, retry=True):
         retry=retry,
         usual_s=lambda: pool.usual_s,
         patience_s=lambda: 1.5,
-        on_batch=lambda _jobs, _rows, _result: None,
+        on_batch=lambda _rows, _result: None,
         on_fault=lambda: pool.faults.append("fault"),
     )
     pool.on_capacity = dispatcher.pump
