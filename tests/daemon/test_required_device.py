@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,31 @@ class Box:
 
     def ask(self) -> requests.Response:
         return requests.post(f"{self._url}/api/models/scale/predict", json=X, timeout=30)
+
+    def ask_as_kserve(self, session: requests.Session) -> requests.Response:
+        head = json.dumps(
+            {
+                "inputs": [
+                    {
+                        "name": "x",
+                        "datatype": "FP32",
+                        "shape": [1, 4],
+                        "parameters": {"binary_data_size": 16},
+                    }
+                ],
+                "parameters": {"binary_data_output": True},
+            }
+        ).encode()
+        return session.post(
+            f"{self._url}/v2/models/scale/infer",
+            data=head + struct.pack("<4f", 1, 2, 3, 4),
+            headers={"Inference-Header-Content-Length": str(len(head))},
+            timeout=30,
+        )
+
+    def ask_as_tfserving(self) -> requests.Response:
+        url = f"{self._url}/v1/models/scale:predict"
+        return requests.post(url, json={"instances": [[1, 2, 3, 4]]}, timeout=30)
 
     def readiness(self) -> requests.Response:
         return requests.get(f"{self._url}/readyz", timeout=30)
@@ -91,3 +118,18 @@ def test_when_the_device_goes_it_is_unavailable_and_then_back(box):
     box.node.touch()
     eventually_true(lambda: box.version()["state"] == "READY")
     assert box.ask().json()["device"] == "external:dsp"
+
+
+def test_answers_of_every_protocol_name_what_made_them(box):
+    box.node.touch()
+    eventually_true(lambda: box.version()["state"] == "READY")
+    with requests.Session() as session:
+        # The first goes the ordinary way, the others the express lane.
+        answers = [box.ask_as_kserve(session) for _ in range(3)]
+    answers.append(box.ask_as_tfserving())
+
+    for answer in answers:
+        assert answer.status_code == 200
+        assert answer.headers["Inferd-Device"] == "external:dsp"
+        assert answer.headers["Inferd-Requested-Device"] == "external"
+        assert answer.headers["Inferd-Degraded"] == "false"
