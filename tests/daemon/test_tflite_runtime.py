@@ -172,7 +172,8 @@ def test_delegates_work_with_it_as_well(serve, standin):
         False,
         "agrees",
     )
-    assert trial["coverage"] == {"operators": 3, "claimed": 3, "partitions": 1}
+    taken = ["FULLY_CONNECTED", "SOFTMAX"]
+    assert trial["coverage"] == {"operators": 3, "claimed": 3, "partitions": 1, "taken": taken}
 
 
 @pytest.mark.parametrize("kind", ["gpu", "npu"])
