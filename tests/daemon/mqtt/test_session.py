@@ -319,7 +319,9 @@ async def test_a_broker_that_asks_is_shown_our_certificate(tmp_path, authority, 
             await told.next("connected")
         async with _session(broker.port, **options) as (_, told):
             (reason,) = await told.next("unreachable")
-    assert "certificate required" in reason
+    # With TLS 1.3 our side is done before the broker misses a certificate: its reset may overtake
+    # its alert, whose words are lost then.
+    assert "certificate required" in reason or "reset" in reason
 
 
 async def test_a_certificate_of_an_unknown_authority_is_refused_with_the_reason(
