@@ -9,7 +9,9 @@ What is compared, in this order:
    that the original's output has over all items; where it has none, the difference itself. Text
    and other things that are no numbers differ by 1 or not at all.
 
-An output of one number per item tells two classes apart, 0 and 1, by whether it is above 0.5.
+An output of one number per item tells two classes apart, 0 and 1: by whether it is above 0.5 where
+the numbers are probabilities; above 0 where the original (without one: the variant) has any number
+outside of 0..1, for they are logits then.
 """
 
 from __future__ import annotations
@@ -25,11 +27,19 @@ from daemon.build.errors import BadData
 from daemon.pipeline.outputs import ClassificationOutput
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from accelerators.base import Array, SignatureSpec, TensorSpec
     from daemon.build.rows import Row
     from daemon.pipeline.profiles import ModelProfile
 
-_HALF = 0.5
+    _Counts = NDArray[np.int64]
+    """One for each threshold."""
+
+_THRESHOLDS = (0.5, 0.0)  # of probabilities, of logits
+_GUESSES = 1.5
+"""That many times the accuracy of guessing is not much better yet."""
+_MOST_GUESSED = 0.6  # of few classes
 _DIGITS = 9
 """Of a share: 0.98 - 0.97 must not be more than 0.01."""
 
@@ -60,6 +70,10 @@ def find_scores(signature: SignatureSpec, profile: ModelProfile, *, has_classes:
     )
 
 
+def _no_counts() -> _Counts:
+    return np.zeros(len(_THRESHOLDS), np.int64)
+
+
 @dataclass(slots=True)
 class Comparison:
     """Counts answers, one item after the other.
@@ -71,11 +85,12 @@ class Comparison:
 
     scores: str
     items: int = 0
-    _right: int = 0
-    _right_originals: int = 0
-    _agreeing: int = 0
+    _right: _Counts = field(default_factory=_no_counts)
+    _right_originals: _Counts = field(default_factory=_no_counts)
+    _agreeing: _Counts = field(default_factory=_no_counts)
     _has_classes: bool = False
     _has_originals: bool = False
+    _has_logits: bool = False
     _largest: dict[str, float] = field(default_factory=dict)
     _spans: dict[str, tuple[float, float]] = field(default_factory=dict)
     _is_finite: bool = True
@@ -91,13 +106,9 @@ class Comparison:
         self.items += 1
         self._has_classes |= class_number is not None
         self._has_originals |= original is not None
-        best = best_class(outputs[self.scores]) if self.scores else None
-        if best is not None and original is not None:
-            first = best_class(original[self.scores])
-            self._agreeing += best == first
-            self._right_originals += first == class_number
-        if best is not None:
-            self._right += best == class_number
+        if self.scores:
+            scores = None if original is None else original[self.scores]
+            self._count(outputs[self.scores], scores, class_number)
         if original is not None:
             self._subtract(outputs, original)
 
@@ -115,9 +126,9 @@ class Comparison:
         """The share of right or agreeing answers, or the largest difference."""
         match self.measure:
             case Measure.ACCURACY:
-                return round(self._right / self.items, _DIGITS)
+                return round(self._counted(self._right) / self.items, _DIGITS)
             case Measure.AGREEMENT:
-                return round(self._agreeing / self.items, _DIGITS)
+                return round(self._counted(self._agreeing) / self.items, _DIGITS)
             case Measure.DIFFERENCE:
                 return self.loss
             case _:
@@ -128,17 +139,17 @@ class Comparison:
         """The original's own share of right answers; None where that is not what is told."""
         if self.measure is not Measure.ACCURACY or not self._has_originals:
             return None
-        return round(self._right_originals / self.items, _DIGITS)
+        return round(self._counted(self._right_originals) / self.items, _DIGITS)
 
     @property
     def loss(self) -> float | None:
         """From 0 on, as `Measure` says; None when there was nothing to compare with."""
         match self.measure:
             case Measure.ACCURACY if self._has_originals:
-                lost = self._right_originals - self._right
+                lost = self._counted(self._right_originals) - self._counted(self._right)
                 return round(max(0, lost) / self.items, _DIGITS)
             case Measure.AGREEMENT:
-                return round(1 - self._agreeing / self.items, _DIGITS)
+                return round(1 - self._counted(self._agreeing) / self.items, _DIGITS)
             case Measure.DIFFERENCE:
                 return round(max(map(self._relative, self._largest), default=0.0), _DIGITS)
             case _:
@@ -150,6 +161,19 @@ class Comparison:
         if self._is_finite:
             return ""
         return "answers with NaN or infinity where the original does not"
+
+    def _count(self, scores: Array, original: Array | None, class_number: int | None) -> None:
+        """Count by each threshold: which of them is the right one shows in the end."""
+        self._has_logits |= _is_logit(scores if original is None else original)
+        best = _best_classes(scores)
+        self._right += best == class_number
+        if original is not None:
+            first = _best_classes(original)
+            self._agreeing += best == first
+            self._right_originals += first == class_number
+
+    def _counted(self, counts: _Counts) -> int:
+        return int(counts[_THRESHOLDS.index(0.0 if self._has_logits else 0.5)])
 
     def _subtract(self, outputs: Row, original: Row) -> None:
         for name, wanted in original.items():
@@ -192,7 +216,12 @@ def _row_shape(signature: SignatureSpec, scores: str) -> tuple[int, ...]:
     return next(spec.shape[1:] for spec in signature.outputs if spec.name == scores)
 
 
-def best_class(scores: Array) -> int:
+def is_guess(accuracy: float, classes: int) -> bool:
+    """Whether so many right answers, 0..1, are not much better than guessing."""
+    return accuracy <= min(_GUESSES / classes, _MOST_GUESSED)
+
+
+def best_class(scores: Array, threshold: float = _THRESHOLDS[0]) -> int:
     """The class of one item's scores; of equal ones the first.
 
     A sound that is scored frame by frame counts by its mean, as the daemon's answers do.
@@ -200,8 +229,17 @@ def best_class(scores: Array) -> int:
     if scores.ndim == 2 and len(scores) > 1:  # noqa: PLR2004 (frames, classes)
         scores = scores.mean(axis=0)
     if scores.size == 1:
-        return int(scores.ravel()[0] > _HALF)
+        return int(scores.ravel()[0] > threshold)
     return int(np.argmax(scores))
+
+
+def _best_classes(scores: Array) -> _Counts:
+    """The class by each threshold: int64 (2,)."""
+    return np.array([best_class(scores, threshold) for threshold in _THRESHOLDS])
+
+
+def _is_logit(scores: Array) -> bool:
+    return scores.size == 1 and not 0 <= scores.ravel()[0] <= 1
 
 
 def _tells_classes(spec: TensorSpec) -> bool:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _MAX_FILE_BYTES = 8**11 - 1  # as much as a bundle's file can have
-_LEAST_KERAS = (3, 12)
-"""Older ones run code from `.h5` files in spite of safe_mode, or import what a file names.
-Source: CVE-2025-9905 and CVE-2025-1550, CVE-2025-9906 and CVE-2025-12060."""
+_LEAST_KERAS = (3, 15, 1)
+"""Older ones read other files into the model where a file's HDF5 datasets are external; still older
+ones run code from `.h5` files in spite of safe_mode, or import what a file names (CVE-2025-9905;
+CVE-2025-1550, CVE-2025-9906, CVE-2025-12060)."""
 _TEXT_MAX = 2000  # characters of a problem
 _VARIANTS = ("none", "float16", "dynamic", "int8")
 
@@ -261,11 +263,13 @@ class _Session:
 
 
 def _load_keras(keras: Any, kind: str, source: str) -> Any:  # noqa: ANN401 (Keras has no types)
-    version = tuple(int(part) for part in keras.__version__.split(".")[:2])
+    found = re.match(r"\d+(\.\d+)*", keras.__version__)  # whatever else a pre-release says
+    version = tuple(map(int, found[0].split("."))) if found else ()
     if version < _LEAST_KERAS:
         least = ".".join(map(str, _LEAST_KERAS))
         raise Refused(
-            f"Keras {keras.__version__} may run code that a file carries; install {least} or newer"
+            f"Keras {keras.__version__} may run code or read files that a file names; "
+            f"install {least} or newer"
         )
     if kind == "keras-h5":
         _check_h5(source)

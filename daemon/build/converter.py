@@ -1,7 +1,8 @@
 """Drives the program that TensorFlow runs in: one at a time, quiet, bounded in time and memory.
 
 The child is killed when it takes too long, when this process ends, and when the block ends. What
-TensorFlow prints goes into a file; its end is in the error when the child dies.
+TensorFlow prints goes into a file; its end is in the error when the child dies. A request to a dead
+child starts another one first, once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,34 +102,37 @@ def converting(scratch: Path, limits: Limits) -> Iterator[Converter]:
         OSError: the child cannot be started.
     """
     check_tensorflow()
-    log = scratch / "tensorflow.log"
-    command = [sys.executable, "-P", str(_PROGRAM), str(os.getpid()), str(limits.memory_mib)]
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(  # noqa: S603 (our own program)
-            [*command, str(scratch)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd=scratch,
-            env={**os.environ, **_ENVIRONMENT, "KERAS_HOME": str(scratch)},
-            start_new_session=True,  # Ctrl-C is for us; we end it
-        ) as process,
-    ):
-        try:
-            yield Converter(process, log, limits)
-        finally:
-            process.kill()
+    converter = Converter(scratch, limits)
+    try:
+        yield converter
+    finally:
+        converter.close()
 
 
 class Converter:
-    """One child with one source."""
+    """One child at a time with one source."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, limits: Limits) -> None:
-        """Store only."""
-        self._process = process
-        self._log = log
+    def __init__(self, scratch: Path, limits: Limits) -> None:
+        """Start the child.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        self._scratch = scratch
+        self._log = scratch / "tensorflow.log"
         self._limits = limits
+        self._starts = 0
+        self._source: tuple[SourceKind, Path] | None = None
+        self._process = self._start()
+
+    def close(self) -> None:
+        """End the child."""
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):  # what it never read
+                    pipe.close()
+        self._process.wait()
 
     def open(self, kind: SourceKind, source: Path) -> Opened:
         """Read the source; takes some seconds, for TensorFlow is imported.
@@ -136,9 +140,10 @@ class Converter:
         Raises:
             ConversionFailed: it cannot be read, or it took too much.
         """
-        answer = self._ask(
-            f"read {source}", do="open", kind=kind.value, source=str(source.absolute())
-        )
+        self._source = None
+        self._revive()
+        answer = self._read(kind, source)
+        self._source = kind, source
         return Opened(tuple(answer["signatures"]), answer["versions"])
 
     def convert(self, variant: Variant, out: Path, *, signature: str, rows: Path | None) -> str:
@@ -151,6 +156,7 @@ class Converter:
         Raises:
             ConversionFailed: it cannot be made; `operators` says where that is their fault.
         """
+        self._revive()
         answer = self._ask(
             f"convert the model ({variant.value})",
             do="convert",
@@ -167,6 +173,7 @@ class Converter:
         Raises:
             ConversionFailed: the original does not answer.
         """
+        self._revive()
         answer = self._ask(
             "run the original model",
             do="predict",
@@ -175,6 +182,43 @@ class Converter:
             out=str(out),
         )
         return int(answer["rows"])
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """A child in a folder of its own: one that died may have left anything in its folder."""
+        self._starts += 1
+        work = self._scratch / f"child-{self._starts}"
+        work.mkdir()
+        limits = (str(os.getpid()), str(self._limits.memory_mib), str(work))
+        with self._log.open("wb") as errors:
+            return subprocess.Popen(  # noqa: S603 (our own program)
+                [sys.executable, "-P", str(_PROGRAM), *limits],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=work,
+                env={**os.environ, **_ENVIRONMENT, "KERAS_HOME": str(work), "TMPDIR": str(work)},
+                start_new_session=True,  # Ctrl-C is for us; we end it
+            )
+
+    def _revive(self) -> None:
+        """Where the child is dead, start another one with the same source."""
+        if self._process.poll() is None:
+            return
+        self.close()
+        self._process = self._start()
+        if self._source is None:
+            return
+        try:
+            self._read(*self._source)
+        except ConversionFailed:
+            self._process.kill()  # it has no source to answer for
+            self._process.wait()
+            raise
+
+    def _read(self, kind: SourceKind, source: Path) -> dict[str, Any]:
+        return self._ask(
+            f"read {source}", do="open", kind=kind.value, source=str(source.absolute())
+        )
 
     def _ask(self, what: str, **request: object) -> dict[str, Any]:
         stdin = self._process.stdin
@@ -202,6 +246,7 @@ class Converter:
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not select.select([stdout], [], [], left_s)[0]:
                 self._process.kill()
+                self._process.wait()
                 raise ConversionFailed(
                     f"cannot {what}: it took more than {self._limits.seconds:g} s "
                     "(--convert-seconds)"

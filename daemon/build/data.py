@@ -12,8 +12,12 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
@@ -48,7 +52,22 @@ _MAX_MEDIA_BYTES = 64 << 20  # as large as a body may be by default
 _MAX_ARRAY_BYTES = 4 << 30  # of all arrays of an .npz, unpacked: they are held in memory
 _MAX_ENTRIES = 1000  # arrays in an .npz
 _HEAD_BYTES = 12
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _LABEL_KEYS = ("labels", "y")
+
+# What numpy and zipfile raise for files that are damaged, or claim more than there is.
+_NPZ_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+)
 
 _Item = TypeVar("_Item")
 
@@ -136,6 +155,20 @@ def split_classes(data: Data, inputs: Sequence[str]) -> Data:
     return replace(
         data, arrays=arrays, class_numbers=_class_numbers(data.path, key, data.arrays[key])
     )
+
+
+def check_finite(data: Data) -> None:
+    """Let pass what ranges can be taken from: NaN or infinity spoils them without a word.
+
+    Raises:
+        BadData: a number is not finite, or too large for float32; says in which row.
+    """
+    for name, array in data.arrays.items():
+        if array.dtype.kind != "f":
+            continue
+        for row, values in zip(data.names, array, strict=True):
+            if not (np.abs(values.astype(np.float64)) <= _FLOAT32_MAX).all():  # nor is NaN
+                raise BadData(f"{data.path}: {row} of '{name}' is not finite")
 
 
 def write_rows(
@@ -311,9 +344,13 @@ def _load(path: Path) -> dict[str, Array]:
                     f"{path}: more than {_MAX_ENTRIES} arrays or {_MAX_ARRAY_BYTES} bytes in it"
                 )
         with np.load(path, allow_pickle=False) as loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as exc:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except _NPZ_ERRORS as exc:
         raise BadData(f"{path}: not an .npz file of plain arrays: {exc}") from exc
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands out other files as bytes
+            raise BadData(f"{path}: '{name}' in it is no array")
+    return arrays
 
 
 def _count(path: Path, name: str, array: Array) -> int:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 LEAST_CALLS = 20
 """For a latency: fewer rows are asked again until there are so many calls."""
 
+_NO_WORKER = "no worker can be started to try the model"
 _STOP_S = 1.0
 _TOP_K = 2  # the best class and the next: how sure the model is
 
@@ -88,13 +89,16 @@ def evaluating(config: Config) -> Iterator[Evaluator]:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             forkserver = ForkServer()
-            runner.run(forkserver.start())
+            try:
+                runner.run(forkserver.start())
+            except OSError as exc:
+                raise CannotBuild(f"{_NO_WORKER}: {exc}") from exc
             try:
                 yield Evaluator(runner, forkserver, config)
             finally:
                 runner.run(forkserver.stop())
-    except (OSError, AcceleratorError) as exc:
-        raise CannotBuild(f"no worker can be started to try the model: {exc}") from exc
+    except AcceleratorError as exc:
+        raise CannotBuild(f"{_NO_WORKER}: {exc}") from exc
     finally:
         log.setLevel(level)
 

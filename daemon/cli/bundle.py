@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import msgspec
 
 from daemon.cli.outcome import CommandError, ExitCode, UsageError
 from daemon.cli.text import print_json, table
+from updater import atomic
 from updater.bundle import read_manifest
 from updater.errors import UpdateError
 
@@ -54,6 +56,26 @@ def refusing(path: Path) -> Iterator[None]:
         raise CommandError(f"{path}: {exc}") from exc
     except OSError as exc:
         raise CommandError(f"{exc.filename or path}: {exc.strerror or exc}") from exc
+
+
+def check_out(out: Path) -> None:
+    """Let pass where a bundle can be written, before the work that comes first.
+
+    Raises:
+        UsageError: it would replace what is no regular file, or has no folder to lie in.
+        CommandError: the disk refused.
+    """
+    if not out.parent.is_dir() or out.is_dir():
+        raise UsageError(f"argument -o: expected a file in a folder that is there: {out}")
+    is_device = os.path.realpath(out.parent) == "/dev"
+    if out.is_symlink() or is_device or (out.exists() and not out.is_file()):
+        raise UsageError(f"argument -o: expected a regular file or a new one, no link: {out}")
+    new = atomic.new_name(out)
+    try:
+        new.touch()
+        new.unlink()
+    except OSError as exc:
+        raise CommandError(f"{out}: cannot be written: {exc.strerror}") from exc
 
 
 def sha256_of(path: Path) -> str:

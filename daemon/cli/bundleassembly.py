@@ -18,13 +18,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from daemon.build.choose import Figures, Variant, choose
-from daemon.build.compare import count_classes, find_scores, is_binary
+from daemon.build.choose import Figures, Measure, Variant, choose
+from daemon.build.compare import count_classes, find_scores, is_binary, is_guess
 from daemon.build.converter import converting
 from daemon.build.data import (
     MAX_EVALUATED,
     MAX_REPRESENTATIVE,
     DataKind,
+    check_finite,
     labels_from_folders,
     number_classes,
     open_data,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from daemon.build.choose import Measure
     from daemon.build.compare import Comparison
     from daemon.build.converter import Converter
     from daemon.build.data import Data
@@ -114,7 +114,8 @@ def make_folder(
         evaluator = stack.enter_context(evaluating(config))
         tables = edit(wish.tables, {"model": {"name": name, "version": version}})
         labels = wish.label_lines or _listed(tables)
-        return _Assembly(wish, scratch, evaluator, converter, say, tables, labels).make()
+        place = str(wish.labels or TABLES_FILE)
+        return _Assembly(wish, scratch, evaluator, converter, say, tables, labels, place).make()
 
 
 @dataclass(slots=True)
@@ -124,6 +125,7 @@ class _Assembly:
     Attributes:
         tables: text of the `model.toml` as far as it is known.
         labels: class names by class number as far as they are known.
+        labels_place: where the publisher finds them.
         versions: of what took part, by name.
     """
 
@@ -134,6 +136,7 @@ class _Assembly:
     say: Say
     tables: str
     labels: tuple[str, ...]
+    labels_place: str
     versions: dict[str, str] = field(default_factory=lambda: {"inferd": VERSION})
 
     def make(self) -> Made:
@@ -150,8 +153,10 @@ class _Assembly:
         ranges = None
         if representative is not None:
             representative = split_classes(representative, _inputs(look))
+            check_finite(representative)
             ranges = self._rows(representative, look, "representative")
         trial = self._try_all(look.signature.name, ranges, yardstick)
+        self._doubt(trial, look, yardstick)
         if trial.chosen is None:
             return Made(None, trial)
         used = {"representative": representative, "evaluation": evaluation}
@@ -188,7 +193,8 @@ class _Assembly:
         if self.labels and look.profile.output is None:
             raise BadData("no output of the model has a number for each label")
         if self.labels and look.profile.notes:
-            raise BadData(f"the labels do not fit: {'; '.join(look.profile.notes)}")
+            notes = "; ".join(look.profile.notes).replace(LABELS_FILE, self.labels_place)
+            raise BadData(f"the labels do not fit: {notes}")
         return look
 
     def _name_classes(self, data: Data, look: Look) -> Look:
@@ -200,6 +206,9 @@ class _Assembly:
             return look  # the daemon has no meaning for it
         if data.folders and not self.labels:
             self.labels = look.profile.labels or labels_from_folders(data)
+            self.labels_place = (
+                "the list in the file" if look.profile.labels else "the list of --eval's folders"
+            )
         if not parse_model_file(self.tables).output.kind:
             self.tables = edit(self.tables, {"output": {"kind": "classification"}})
         return self._look()
@@ -239,6 +248,20 @@ class _Assembly:
             items=comparison.items if comparison else 0,
             chosen=choose(figures, max_loss=self.wish.max_loss),
         )
+
+    def _doubt(self, trial: Trial, look: Look, yardstick: Yardstick | None) -> None:
+        """Say where the model as it was given answers as if it guessed."""
+        if yardstick is None or trial.measure is not Measure.ACCURACY:
+            return
+        quality = trial.original_quality
+        if quality is None:
+            quality = trial.figures[0].quality
+        classes = count_classes(look.signature, yardstick.scores)
+        if quality is not None and is_guess(quality, classes):
+            self.say(
+                f"the model is right on {quality:.1%} of --eval, hardly better than guessing: "
+                "check --mean, --std and the order of the labels"
+            )
 
     def _try(
         self, variant: Variant, signature: str, ranges: Path | None, yardstick: Yardstick | None

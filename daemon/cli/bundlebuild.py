@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from daemon.build.errors import CannotBuild, ConversionFailed
 from daemon.build.sources import EXPECTED, SourceKind, check_operators, recognise
-from daemon.cli.bundle import refusing, sha256_of, summary
+from daemon.cli.bundle import check_out, refusing, sha256_of, summary
 from daemon.cli.bundleassembly import make_folder
 from daemon.cli.bundletable import describe_trial
 from daemon.cli.bundlewish import read_wish
@@ -155,8 +155,7 @@ def _look(source: Path) -> tuple[str, FoundVersion]:
 
 
 def _check_out(out: Path, folder: Path | None) -> None:
-    if not out.parent.is_dir() or out.is_dir():
-        raise UsageError(f"argument -o: expected a file in a folder that is there: {out}")
+    check_out(out)
     if folder is not None and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
         raise UsageError(f"argument -o: {out} would be a part of the next bundle of {folder}")
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from daemon.build import signature
 from daemon.build.errors import CannotSign, SignatureRejected
-from daemon.cli.bundle import refusing, sha256_of, summary
+from daemon.cli.bundle import check_out, refusing, sha256_of, summary
 from daemon.cli.outcome import CommandError, ExitCode, UsageError
 from daemon.cli.passphrases import Passphrases
 from daemon.cli.scratch import scratch_folder
@@ -31,12 +31,11 @@ def sign(arguments: argparse.Namespace) -> ExitCode:
     """Put a model signature into a bundle, and say what the bundle is now.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or the bundle cannot go there.
         CommandError: it is no bundle, the key cannot be used, or the disk refused.
     """
     out = arguments.out or arguments.file
-    if not out.parent.is_dir() or out.is_dir():
-        raise UsageError(f"argument -o: expected a file in a folder that is there: {out}")
+    check_out(out)
     with _opened(arguments.file) as (manifest, folder), _signing(arguments.key):
         passphrases = Passphrases(arguments.passphrase_file, os.environ)
         wanted = (

@@ -52,6 +52,7 @@ class Wish:
         is_auto: whether the best of them is taken.
         max_loss: that a variant may lose, 0..1.
         tables: text of the `model.toml` to begin with: `--model-toml` and the options.
+        labels: the file that they are from; None where none was given.
         label_lines: class names by class number; () where none were given.
         max_samples: health samples to choose at most.
     """
@@ -64,6 +65,7 @@ class Wish:
     evaluation: Path | None
     max_loss: float
     tables: str
+    labels: Path | None
     label_lines: tuple[str, ...]
     max_samples: int
     records_latency: bool
@@ -103,6 +105,7 @@ def read_wish(arguments: argparse.Namespace, kind: SourceKind) -> Wish | None:
         evaluation=arguments.eval,
         max_loss=_default(arguments.max_accuracy_drop, _DEFAULT_MAX_LOSS),
         tables=tables,
+        labels=arguments.labels,
         label_lines=_read_labels(arguments.labels) if arguments.labels else (),
         max_samples=_default(arguments.samples, DEFAULT_LIMIT),
         records_latency=arguments.record_latency,
@@ -189,8 +192,10 @@ def _read_tables(arguments: argparse.Namespace) -> str:
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:
-    lines = [line.strip() for line in _read_text(path, _MAX_LABELS_BYTES).splitlines()]
-    if not any(lines):
+    """Line numbers are class numbers, so an empty line stays, but at the end."""
+    text = _read_text(path, _MAX_LABELS_BYTES).rstrip()
+    lines = [line.strip() for line in text.splitlines()]
+    if not lines:
         raise CommandError(f"{path}: expected a class name on each line")
     named = [line for line in lines if line]
     if len(named) != len(set(named)):

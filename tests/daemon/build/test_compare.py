@@ -9,7 +9,14 @@ import pytest
 
 from accelerators.base import DataType, SignatureSpec, TensorSpec
 from daemon.build.choose import Measure
-from daemon.build.compare import Comparison, best_class, count_classes, find_scores, is_binary
+from daemon.build.compare import (
+    Comparison,
+    best_class,
+    count_classes,
+    find_scores,
+    is_binary,
+    is_guess,
+)
 from daemon.build.errors import BadData
 from daemon.pipeline.outputs import ClassificationOutput
 from daemon.pipeline.profiles import InputKind, ModelProfile, OutputKind
@@ -96,6 +103,52 @@ class TestAccuracy:
         comparison.add(row(0.9, 0.1), None, 1)
 
         assert (comparison.quality, comparison.loss) == (0.0, None)
+
+
+class TestOneNumber:
+    """It tells two classes apart."""
+
+    def test_a_probability_does_by_whether_it_is_above_a_half(self):
+        comparison = Comparison("y")
+
+        comparison.add(row(0.4), row(0.3), 0)
+        comparison.add(row(0.6), row(1.0), 1)
+
+        assert (comparison.original_quality, comparison.quality) == (1.0, 1.0)
+
+    def test_a_logit_does_by_whether_it_is_above_zero(self):
+        comparison = Comparison("y")
+
+        comparison.add(row(0.3), row(0.4), 1)
+        comparison.add(row(-0.1), row(0.2), 1)
+        comparison.add(row(-3.0), row(-4.0), 0)
+
+        assert (comparison.original_quality, comparison.quality) == (1.0, 0.666666667)
+        assert comparison.loss == 0.333333333
+
+    def test_what_it_is_the_original_says(self):
+        comparison = Comparison("y")
+
+        comparison.add(row(1.01), row(1.0), 1)
+        comparison.add(row(0.3), row(0.3), 0)
+
+        assert comparison.quality == 1.0
+
+    def test_without_an_original_the_model_itself(self):
+        comparison = Comparison("y")
+
+        comparison.add(row(0.3), None, 1)
+        comparison.add(row(-3.0), None, 0)
+
+        assert comparison.quality == 1.0
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "classes", "guessed"),
+    [(0.15, 10, True), (0.16, 10, False), (0.5, 2, True), (0.7, 2, False)],
+)
+def test_answers_that_may_be_guesses(accuracy, classes, guessed):
+    assert is_guess(accuracy, classes) is guessed
 
 
 def test_agreement_is_by_the_best_class():

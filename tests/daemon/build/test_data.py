@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +20,7 @@ from support.media_files import (
 from accelerators.base import DataType, TensorSpec
 from daemon.build.data import (
     DataKind,
+    check_finite,
     labels_from_folders,
     number_classes,
     open_data,
@@ -267,6 +270,50 @@ class TestArrays:
             open_data(tmp_path / "d.npz", most=10)
         with pytest.raises(BadData, match=r"expected a folder of pictures .* or an \.npz file"):
             open_data(tmp_path / "d.csv", most=10)
+
+    def test_packed_bytes_that_are_damaged_are_refused(self, tmp_path):
+        np.savez_compressed(tmp_path / "d.npz", x=np.arange(1000.0))
+        raw = bytearray((tmp_path / "d.npz").read_bytes())
+        start = 30 + raw[26] + raw[28]  # of the packed bytes: behind the entry's head
+        raw[start : start + 40] = b"\xff" * 40
+        (tmp_path / "d.npz").write_bytes(raw)
+
+        with pytest.raises(BadData, match=r"not an \.npz file of plain arrays"):
+            open_data(tmp_path / "d.npz", most=10)
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (900000000000,), }",
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (3",
+        ],
+        ids=["claims too much", "ends too soon"],
+    )
+    def test_an_array_whose_head_is_damaged_is_refused(self, tmp_path, header):
+        text = header.encode()
+        raw = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+        with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+            archive.writestr("x.npy", raw)
+
+        with pytest.raises(BadData, match=r"not an \.npz file of plain arrays"):
+            open_data(tmp_path / "d.npz", most=10)
+
+    def test_a_file_in_it_that_is_no_array_is_named(self, tmp_path):
+        npz(tmp_path / "d.npz", x=np.zeros((1, 2)))
+        with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
+            archive.writestr("readme.txt", "two numbers")
+
+        with pytest.raises(BadData, match=r"'readme\.txt' in it is no array"):
+            open_data(tmp_path / "d.npz", most=10)
+
+    @pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e300])
+    def test_numbers_that_ranges_cannot_be_taken_from_are_named(self, tmp_path, bad):
+        values = np.zeros((3, 2, 2))
+        check_finite(open_data(npz(tmp_path / "d.npz", image=values), most=10))
+        values[1, 1, 0] = bad
+
+        with pytest.raises(BadData, match="row 1 of 'image' is not finite"):
+            check_finite(open_data(npz(tmp_path / "d.npz", image=values), most=10))
 
     def test_objects_that_would_have_to_be_unpickled_are_refused(self, tmp_path):
         npz(tmp_path / "d.npz", x=np.array([{"a": 1}], object))

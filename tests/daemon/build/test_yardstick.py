@@ -24,6 +24,14 @@ def evaluator(tmp_path_factory):
         yield workers
 
 
+def test_an_error_of_the_work_is_told_as_it_is(tmp_path):
+    root = {"paths": {"root": str(tmp_path)}}
+    config = parse_config((), os.environ, arguments=root)
+
+    with pytest.raises(OSError, match="the disk is full"), evaluating(config):
+        raise OSError("the disk is full")
+
+
 def folder(tmp_path, model: bytes):
     place = tmp_path / "model"
     place.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import zipfile
@@ -128,6 +129,66 @@ class TestRefusals:
         assert "would be a part of the next bundle" in done.stderr
 
 
+class TestPlace:
+    """What may be replaced by the bundle is known before anything is done."""
+
+    @pytest.fixture
+    def said(self, model, capsys):
+        def run(out: str, name: str = "shapes") -> tuple[int, str]:
+            words = ["bundle", "build", str(model), "-o", out, "--description", "x"]
+            try:
+                code = main([*words, "--name", name])
+            except SystemExit as end:
+                code = end.code
+            return code, capsys.readouterr().err
+
+        return run
+
+    @pytest.mark.parametrize("kind", ["pipe", "link", "dangling"])
+    def test_what_is_no_regular_file_stays(self, said, tmp_path, kind):
+        out, other = tmp_path / "out.bundle", tmp_path / "other"
+        if kind == "pipe":
+            os.mkfifo(out)
+        else:
+            out.symlink_to(other)
+        if kind == "link":
+            other.write_text("other")
+        before = out.lstat()
+
+        code, told = said(str(out))
+
+        assert code == 2
+        assert "argument -o: expected a regular file or a new one, no link" in told
+        assert out.lstat().st_ino == before.st_ino
+        assert other.exists() is (kind == "link")
+
+    def test_nothing_is_put_beside_devices(self, said, tmp_path):
+        (tmp_path / "devices").symlink_to("/dev")
+
+        # With a name that is refused in the next step: nothing gets there, come what may.
+        code, told = said(str(tmp_path / "devices" / "out.bundle"), "a/b")
+
+        assert code == 2
+        assert "argument -o: expected a regular file" in told
+
+    def test_a_folder_that_takes_no_file_is_told_before_anything_is_done(self, said):
+        code, told = said("/proc/out.bundle")  # where not even root can make one
+
+        assert code == 1
+        assert "/proc/out.bundle: cannot be written" in told
+
+    def test_a_bundle_that_is_there_stays_until_the_new_one_is_whole(self, said, model, tmp_path):
+        out = tmp_path / "out.bundle"
+        out.write_text("the last one")
+        model.write_bytes(b"TFL3" * 9)
+
+        code, _ = said(str(out))
+
+        assert code == 1
+        assert out.read_text() == "the last one"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.bundle", "shapes.tflite"]
+
+
 @pytest.mark.parametrize(
     ("toml", "told"),
     [
@@ -172,8 +233,41 @@ def test_labels_that_do_not_fit_the_model_are_refused(model, kind):
     done = build(model, "--labels", model.parent / "some.txt")
 
     assert done.returncode == 1
-    assert f"has {len(kind.split())} lines, the model 3 classes" in done.stderr
+    lines = len(kind.split())
+    assert f"{model.parent / 'some.txt'} has {lines} lines, the model 3 classes" in done.stderr
     assert not (model.parent / "out.bundle").exists()
+
+
+def test_folders_that_are_more_or_fewer_than_the_classes_are_told(model, pictures):
+    shutil.rmtree(pictures / "c")
+
+    done = build(model, "--eval", pictures)
+
+    assert done.returncode == 1
+    assert "the list of --eval's folders has 2 lines, the model 3 classes" in done.stderr
+    assert "labels.txt" not in done.stderr
+
+
+def test_empty_lines_at_the_end_of_labels_are_none(model):
+    (model.parent / "some.txt").write_text("a\n\nc\n\n \n")
+
+    done = build(model, "--labels", model.parent / "some.txt")
+
+    assert done.returncode == 0, done.stderr
+    assert (unpacked(model) / "labels.txt").read_text() == "a\n\nc\n"
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_model_that_is_no_better_than_guessing_is_told(model, shift):
+    model.write_bytes(tflite_builder.scale(1.0))
+    rows = np.eye(4, dtype=np.float32)[np.arange(12) % 4]
+    np.savez(model.parent / "rows.npz", x=rows, y=(np.arange(12) + shift) % 4)
+
+    done = build(model, "--eval", model.parent / "rows.npz")
+
+    assert done.returncode == 0, done.stderr
+    advice = "check --mean, --std and the order of the labels"
+    assert (advice in done.stderr) is (shift == 1)
 
 
 def test_labels_of_a_model_without_classes_are_refused(model):

@@ -299,6 +299,19 @@ def test_one_number_tells_two_classes_apart(trained, tmp_path):
     assert "original  -      1.0000" in printed
 
 
+def test_ranges_are_not_taken_from_what_is_no_number(trained, tmp_path):
+    rows = np.load(trained / "eights.npz")["x"]
+    rows[0, 3] = np.nan
+    np.savez(tmp_path / "rows.npz", x=rows)
+    options = ("--optimize", "int8", "--representative", tmp_path / "rows.npz")
+
+    done = build(trained / "two-signatures", tmp_path / "out.bundle", *options)
+
+    assert done.returncode == 1
+    assert "row 0 of 'x' is not finite" in done.stderr
+    assert not (tmp_path / "out.bundle").exists()
+
+
 def test_a_model_of_sounds_is_measured_by_sounds(trained, tmp_path):
     for hertz in (200, 400, 800):
         path = tmp_path / "sounds" / f"{hertz}.wav"

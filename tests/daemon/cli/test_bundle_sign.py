@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import os
 
 import pytest
 from support import tflite_builder
@@ -142,15 +143,17 @@ class TestSigned:
         (["sign", "twice-3.bundle", "--key", "no.pem"], "argument --key: no such file"),
         (["sign", "twice-3.bundle"], "required: --key"),
         (["sign", "twice-3.bundle", "--key", "ours.pem", "-o", "no/x"], "argument -o: expected"),
+        (["sign", "twice-3.bundle", "--key", "ours.pem", "-o", "pipe"], "no link: pipe"),
         (["verify", "twice-3.bundle", "--key", "no.pem"], "argument --key: no such file"),
     ],
-    ids=["no bundle", "no key", "key not named", "no folder for it", "no public key"],
+    ids=["no bundle", "no key", "key not named", "no folder for it", "no file", "no public key"],
 )
 @pytest.mark.usefixtures("key")
 def test_what_cannot_be_done_is_told_before_anything_is_written(
     words, told, bundle, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
     before = bundle.read_bytes()
 
     done = inferctl("bundle", *words)
